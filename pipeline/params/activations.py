@@ -1,0 +1,14 @@
+"""``activations``: which neurons are kept."""
+
+from typing import Literal
+
+from pipeline.params.base import Positive, Section, Seed
+
+
+class ActivationParams(Section):
+    """Which layers are looked at, and how many of their neurons."""
+
+    layers: dict[str, Positive | Literal["all"]]
+    """Module name (or ``logits``) to how many of its neurons, drawn once at random, are kept."""
+    seed: Seed
+    batch_size: Positive

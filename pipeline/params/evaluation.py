@@ -1,0 +1,31 @@
+"""``evaluation`` and ``publish``: what is measured, and what is handed over."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.params.base import Count, Name, Positive, Section, Seed, Sequence
+
+
+class EvaluationParams(Section):
+    """What is measured on ``test``, and with which intervals."""
+
+    alphas: Sequence[Annotated[float, Field(gt=0, lt=1)]]
+    """False-alarm rates at which detection is reported."""
+    seeds: Sequence[Seed]
+    """One set of draws, and of figures, per seed."""
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    bootstrap: Positive
+    """Resamples of the test images behind each interval."""
+    bootstrap_seed: Seed
+
+
+class PublishParams(Section):
+    """What is handed over at the end."""
+
+    detector: Name
+    """Which of ``detectors`` the guard uses."""
+    experiment: str
+    """The MLflow experiment."""
+    gallery: Count
+    """Images an attack in the report's gallery."""

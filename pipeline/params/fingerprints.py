@@ -1,0 +1,48 @@
+"""``fingerprints`` and ``selection``: the candidates, and what makes one worth keeping."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.params.base import Name, Positive, Section, Seed, Sequence
+
+
+class FingerprintParams(Section):
+    """How candidate fingerprints are sampled."""
+
+    seed: Seed
+    k: Positive
+    """Neurons in a fingerprint."""
+    layer_weights: dict[str, Annotated[float, Field(ge=0)]]
+    """Layer to its weight when the layer of a candidate is drawn; all neurons of a candidate are of one layer."""
+    candidates: Positive
+    """Candidates a class."""
+    block: Positive
+    """Candidates of one Ray task."""
+    fit_attacks: Sequence[Name]
+    """The attacks whose successes make up the attacked side of the fit."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not self.fit_attacks:
+            raise ValueError("fit_attacks names no attack, where at least one was expected")
+        if not any(self.layer_weights.values()):
+            raise ValueError("layer_weights gives no layer a weight above 0")
+        return self
+
+
+class SelectionParams(Section):
+    """Which candidates are kept."""
+
+    effect_size: Annotated[float, Field(ge=0)]
+    """The least |Cohen's d| between clean and attacked scores."""
+    false_discovery_rate: Annotated[float, Field(gt=0, le=1)]
+    """Benjamini-Hochberg level over a class's candidates (Welch's t-test)."""
+    prefer: Literal["random", "largest_effect"]
+    """Which of the candidates that pass are kept where there are more than ``bank_size``."""
+    bank_size: Positive
+    """Fingerprints kept a class."""
+    min_clean: Annotated[int, Field(ge=2)]
+    min_attacked: Annotated[int, Field(ge=2)]
+    min_fingerprints: Positive
+    """A class with less than any of these three uses the pooled bank."""

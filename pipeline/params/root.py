@@ -1,0 +1,162 @@
+"""The whole params file: its sections, the rules between them, and how a stage reads what it needs."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import ParamsError
+from pipeline.params.activations import ActivationParams
+from pipeline.params.attacks import AttackSpec, GenerationParams
+from pipeline.params.base import Name, Section
+from pipeline.params.classifier import AdoptedClassifier, ClassifierParams
+from pipeline.params.data import DataParams, DigitsSource, FolderSource, ParquetSource
+from pipeline.params.detectors import CalibrationParams, DetectorParams
+from pipeline.params.evaluation import EvaluationParams, PublishParams
+from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.messages import sentences
+from pipeline.params.splits import SplitParams
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Params(Section):
+    """``params.yaml``, whole and checked against itself."""
+
+    data: DataParams
+    splits: SplitParams
+    classifier: ClassifierParams
+    attacks: dict[Name, AttackSpec]
+    generation: GenerationParams
+    activations: ActivationParams
+    fingerprints: FingerprintParams
+    selection: SelectionParams
+    detectors: dict[Name, DetectorParams]
+    calibration: CalibrationParams
+    evaluation: EvaluationParams
+    publish: PublishParams
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = [*_origin_problems(self), *_channel_problems(self), *_fingerprint_problems(self), *_name_problems(self)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def source_origins(params: DataParams) -> tuple[str, ...]:
+    """The origins that a source has, known without reading it."""
+    match params.source:
+        case DigitsSource():
+            return ("digits",)
+        case ParquetSource(files=files):
+            return tuple(sorted(files))
+        case FolderSource(roots=roots):
+            return tuple(sorted(roots))
+
+
+def _origin_problems(params: Params) -> list[str]:
+    there, named = set(source_origins(params.data)), set(params.splits.origins)
+    problems = []
+    if there != named:
+        problems.append(f"splits.origins: names {sorted(named)}, where the origins of data.source, {sorted(there)}, were expected")
+    classifier = params.classifier
+    if isinstance(classifier, AdoptedClassifier) and classifier.unseen != "unknown":
+        if unknown := sorted(set(classifier.unseen) - there):
+            problems.append(f"classifier.unseen: {unknown} are no origins of data.source, where some of {sorted(there)} were expected")
+        for origin, fractions in params.splits.origins.items():
+            if origin not in classifier.unseen and fractions.train != 1:
+                problems.append(
+                    f"splits.origins.{origin}: train is {fractions.train:g}, where 1 was expected, "
+                    f"since classifier.unseen does not name {origin!r}"
+                )
+    return problems
+
+
+def _channel_problems(params: Params) -> list[str]:
+    channels = params.data.image.channels
+    return [
+        f"classifier.{key}: {list(values)} has {len(values)} values, where {channels} (data.image.channels) were expected"
+        for key, values in (("mean", params.classifier.mean), ("std", params.classifier.std))
+        if len(values) != channels
+    ]
+
+
+def _fingerprint_problems(params: Params) -> list[str]:
+    layers, k = params.activations.layers, params.fingerprints.k
+    problems = []
+    for layer, weight in params.fingerprints.layer_weights.items():
+        if layer not in layers:
+            problems.append(
+                f"fingerprints.layer_weights: {layer!r} is not kept, where one of activations.layers, {sorted(layers)}, was expected"
+            )
+        elif weight and isinstance(size := layers[layer], int) and k > size:
+            problems.append(
+                f"fingerprints.k: {k} is larger than layer {layer!r}, where at most the {size} neurons "
+                f"of activations.layers.{layer} were expected"
+            )
+    return problems
+
+
+def _name_problems(params: Params) -> list[str]:
+    problems = []
+    if unknown := [name for name in params.fingerprints.fit_attacks if name not in params.attacks]:
+        problems.append(f"fingerprints.fit_attacks: {unknown} are no attacks, where some of {sorted(params.attacks)} were expected")
+    if params.publish.detector not in params.detectors:
+        problems.append(f"publish.detector: {params.publish.detector!r} is none of {sorted(params.detectors)}, where one was expected")
+    problems += [
+        f"attacks.{name}: an attack cannot be called {name!r}, which stands for unattacked images"
+        for name in params.attacks
+        if name == "clean"
+    ]
+    problems += [
+        f"detectors.{name}.draw: {detector.draw} is more than selection.bank_size, {params.selection.bank_size}, "
+        "where at most that was expected"
+        for name, detector in params.detectors.items()
+        if detector.draw > params.selection.bank_size
+    ]
+    return problems
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads YAML 1.2, as DVC does (``1e-4`` is a float). Raises ParamsError where the file is missing or no YAML."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: there is no such file, where a params file was expected.") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ParamsError(f"{path}: this is no YAML ({said}), where a params file was expected.") from error
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks the whole params file; raises ParamsError with a sentence for each problem."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: holds {type(content).__name__}, where a mapping of sections was expected.")
+    try:
+        return TypeAdapter(Params).validate_python(content)
+    except ValidationError as error:
+        raise ParamsError("\n".join(sentences(path, Params, error))) from error
+
+
+def load(*sections: str, path: Path = PARAMS_FILE) -> Params:
+    """The params file with only the named sections (``data``, or ``attacks.fgsm`` for one entry of a mapping).
+
+    The file is checked whole, but what a stage did not name is absent from the result: reading it raises
+    AttributeError, so a stage cannot come to depend on a section that ``dvc.yaml`` does not list.
+    """
+    whole = load_params(path)
+    chosen: dict[str, Any] = {}
+    for section in sections:
+        name, _, key = section.partition(".")
+        value = getattr(whole, name)
+        if not key:
+            chosen[name] = value
+        elif key in value:
+            chosen.setdefault(name, {})[key] = value[key]
+        else:
+            raise ParamsError(f"{path}: {name} has no {key!r}, where one of {sorted(value)} was expected.")
+    return Params.model_construct(_fields_set=set(chosen), **chosen)
