@@ -1,0 +1,46 @@
+"""What an attack climbs: functions of (images, logits, rows), as ``loop.Objective`` wants them, and stopping rules."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.attacks.loop import Finished, Objective
+
+
+def away_from(labels: Tensor) -> Objective:
+    """The cross-entropy of the true class, in nats: climbing it is an untargeted attack. ``labels``: int64 (N,)."""
+
+    def objective(_images: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        return F.cross_entropy(_widened(logits), labels[rows], reduction="none")
+
+    return objective
+
+
+def towards(targets: Tensor) -> Objective:
+    """Minus the cross-entropy of the target class: climbing it is a targeted attack. ``targets``: int64 (N,)."""
+    leave = away_from(targets)
+
+    def objective(images: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        return -leave(images, logits, rows)
+
+    return objective
+
+
+def goal(labels: Tensor, targets: Tensor | None) -> Objective:
+    """``towards`` the targets where there are any, ``away_from`` the labels otherwise."""
+    return away_from(labels) if targets is None else towards(targets)
+
+
+def confident_in(targets: Tensor, confidence: float) -> Finished:
+    """Finished once the target's softmax probability is above ``confidence``. ``targets``: int64 (N,)."""
+
+    def finished(logits: Tensor, rows: Tensor) -> Tensor:
+        probability = torch.softmax(_widened(logits), 1).gather(1, targets[rows][:, None])[:, 0]
+        return probability > confidence
+
+    return finished
+
+
+def _widened(logits: Tensor) -> Tensor:
+    """At least float32: half precision would round most of a confident model's loss to 0."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,89 @@
+"""The table of families: every row keeps every promise, on real images. Adding an attack adds a row."""
+
+import numpy as np
+import pytest
+from attacks_support import Case, check_guarantees, linear, run
+
+from pipeline.attacks.registry import families, family_names
+
+PGD = {"family": "pgd", "norm": "linf", "epsilon": "16/255", "step_size": "4/255", "steps": 10, "random_start": True, "targeted": False}
+
+CASES = [
+    Case("fgsm", {"family": "fgsm", "norm": "linf", "epsilon": "16/255", "targeted": False}, "linf", 16 / 255, 0.1),
+    Case("fgsm_targeted", {"family": "fgsm", "norm": "linf", "epsilon": "32/255", "targeted": True}, "linf", 32 / 255, 0.25),
+    Case("fgsm_l2", {"family": "fgsm", "norm": "l2", "epsilon": 0.7, "targeted": False}, "l2", 0.7, 0.5),
+    Case("pgd", PGD, "linf", 16 / 255, 0.15),
+    Case("pgd_odd_bound", {**PGD, "epsilon": 0.1}, "linf", 0.1, 0.4),
+    Case("bim", {**PGD, "random_start": False}, "linf", 16 / 255, 0.15),
+    Case("pgd_targeted", {**PGD, "epsilon": "40/255", "targeted": True}, "linf", 40 / 255, 0.25),
+    Case("pgd_l2", {**PGD, "norm": "l2", "epsilon": 0.7, "step_size": 0.2}, "l2", 0.7, 0.7),
+    Case(
+        "confidence",
+        {"family": "confidence_ifgsm", "epsilon": 0.2, "step_size": 0.01, "confidence": 0.7, "steps": 60},
+        "linf",
+        0.2,
+        0.7,
+    ),
+]
+
+
+@pytest.mark.parametrize("eight_bit", [True, False], ids=["bytes", "floats"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_family_keeps_every_promise(case: Case, eight_bit: bool) -> None:
+    check_guarantees(case, eight_bit)
+
+
+def test_every_family_has_a_row() -> None:
+    assert {case.options["family"] for case in CASES} == set(family_names())
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_a_family_is_named_as_its_file_and_says_where_it_comes_from(name: str) -> None:
+    module = families()[name]
+    assert module.Options.model_fields["family"].annotation.__args__ == (name,)  # type: ignore[union-attr]
+    assert all(field.is_required() for field in module.Options.model_fields.values())
+    assert module.__doc__ is not None and "Guarantees:" in module.__doc__
+
+
+def test_an_attack_is_stronger_with_more_steps_or_a_larger_bound() -> None:
+    by_name = {case.name: check_guarantees(case, True).success.sum() for case in CASES if case.name in ("fgsm", "bim", "pgd_odd_bound")}
+    assert by_name["fgsm"] < by_name["bim"] < by_name["pgd_odd_bound"]
+
+
+@pytest.mark.parametrize("family", ["fgsm", "pgd"])
+@pytest.mark.parametrize("levels", [3, 20])
+def test_linf_is_exact_on_a_linear_model_of_two_classes(family: str, levels: int) -> None:
+    """The best point of cube and box is known: every pixel goes to the end of its interval that the weights ask for."""
+    rng = np.random.default_rng(levels)
+    weight, bias = rng.normal(size=(2, 12)), np.zeros(2)
+    images = rng.integers(0, 256, (200, 3, 2, 2), dtype=np.uint8)
+    flat = images.reshape(200, 12).astype(np.int64)
+    labels = (flat / 255 @ weight.T).argmax(1)
+    towards_other = np.where(labels == 0, 1, -1)[:, None] * np.sign(weight[1] - weight[0])
+    best = np.clip(flat + levels * towards_other.astype(np.int64), 0, 255)
+    options = {"family": family, "norm": "linf", "epsilon": f"{levels}/255", "targeted": False}
+    if family == "pgd":
+        options |= {"step_size": "4/255", "steps": 12, "random_start": True}
+    result = run(linear(weight, bias), images, labels, options)
+    np.testing.assert_array_equal(result.images.reshape(200, 12), best)
+    expected = (best / 255 @ weight.T).argmax(1) != labels
+    assert 0 < expected.sum() < 200
+    np.testing.assert_array_equal(result.success, expected)
+
+
+@pytest.mark.parametrize("family", ["fgsm", "pgd"])
+def test_l2_is_exact_on_a_linear_model_of_two_classes(family: str) -> None:
+    """Far from 0 and 1 an L2 attack of size epsilon succeeds where the image is nearer than that to the boundary."""
+    rng = np.random.default_rng(5)
+    weight, bias, epsilon = rng.normal(size=(2, 12)), np.zeros(2), 0.33
+    images = rng.integers(100, 156, (300, 3, 2, 2), dtype=np.uint8)
+    logits = images.reshape(300, 12) / 255 @ weight.T
+    labels = logits.argmax(1)
+    distance = np.abs(logits[:, 1] - logits[:, 0]) / np.linalg.norm(weight[1] - weight[0])
+    options = {"family": family, "norm": "l2", "epsilon": epsilon, "targeted": False}
+    if family == "pgd":
+        options |= {"step_size": 0.1, "steps": 40, "random_start": True}
+    result = run(linear(weight, bias), images, labels, options, eight_bit=False)
+    clear = np.abs(distance - epsilon) > 1e-4
+    assert 50 < (distance < epsilon).sum() < 250 and clear.sum() > 290
+    np.testing.assert_array_equal(result.success[clear], (distance < epsilon)[clear])

@@ -1,0 +1,225 @@
+"""The adversarial data set: what is stored, what is flagged, what is drawn, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from attacks_support import as_pixels, check_flags, check_stored, classify, digits, linear, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from pipeline.attacks.generate import AttackedImages, draw_targets
+from pipeline.errors import ClassifierError, WhorlError
+from pipeline.random import ImageRandom
+
+CONFIDENCE = {"family": "confidence_ifgsm", "epsilon": 0.2, "step_size": 0.01, "confidence": 0.7, "steps": 60}
+FGSM = {"family": "fgsm", "norm": "linf", "epsilon": "1/255", "targeted": False}
+PGD = {"family": "pgd", "norm": "linf", "epsilon": 0.2, "step_size": 0.05, "steps": 3, "random_start": True, "targeted": True}
+
+
+def same(a: AttackedImages, b: AttackedImages) -> None:
+    for field in fields(AttackedImages):
+        np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), err_msg=field.name)
+
+
+@st.composite
+def attacks(draw: st.DrawFn) -> dict[str, Any]:
+    epsilon = draw(st.one_of(st.integers(0, 60).map(lambda level: f"{level}/255"), st.floats(0, 1.5)))
+    sizes = {"epsilon": epsilon, "step_size": draw(st.floats(0, 0.5)), "steps": draw(st.integers(1, 4))}
+    if draw(st.booleans()):
+        return {"family": "confidence_ifgsm", **sizes, "confidence": draw(st.floats(0.1, 0.9))}
+    flags = {"random_start": draw(st.booleans()), "targeted": draw(st.booleans())}
+    return {"family": "pgd", "norm": draw(st.sampled_from(["linf", "l2"])), **sizes, **flags}
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    options=attacks(),
+    seed=st.integers(0, 2**32),
+    count=st.integers(0, 7),
+    classes=st.integers(2, 4),
+    batch_size=st.integers(1, 8),
+    eight_bit=st.booleans(),
+)
+def test_whatever_the_attack_bounds_and_flags_are_true(
+    options: dict[str, Any], seed: int, count: int, classes: int, batch_size: int, eight_bit: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    model = linear(rng.normal(size=(classes, 8)), rng.normal(size=classes))
+    images = rng.choice(np.array([0, 1, 60, 128, 254, 255], np.uint8), (count, 2, 2, 2))
+    labels = rng.integers(0, classes, count)
+    if count:
+        labels[::2] = classify(model, images)[::2]
+    done: list[int] = []
+    result = run(model, images, labels, options, seed=seed, batch_size=batch_size, eight_bit=eight_bit, advance=done.append)
+    epsilon = float(options["epsilon"].split("/")[0]) / 255 if isinstance(options["epsilon"], str) else options["epsilon"]
+    check_stored(result, images, options.get("norm", "linf"), epsilon)
+    check_flags(result, model, images, labels)
+    assert sum(done) == count
+    targeted = options.get("targeted", True)
+    assert np.all((result.target >= 0) == (~result.skipped & targeted)) and np.all(result.target != labels)
+
+
+# What the authors' package gets wrong, and a test that it would fail for each.
+
+
+def test_a_failed_attack_is_kept_but_never_a_success() -> None:
+    data = digits()
+    result = run(data.model, data.images, data.labels, FGSM)
+    failed = ~result.skipped & ~result.success
+    assert failed.sum() > 100, "a step of one grey level should fail on most digits"
+    np.testing.assert_array_equal(result.predicted[failed], data.labels[failed])
+    assert np.all(result.linf[failed] == 1 / 255), "a failure is stored as the perturbed image that it is"
+    wrong_all_along = classify(data.model, data.images) != data.labels
+    assert wrong_all_along.any() and not result.success[wrong_all_along].any()
+
+
+def test_perturbations_are_projected_and_clipped() -> None:
+    """The authors' loop, re-stated, leaves both the ball and [0, 1] on these images; ours leaves neither."""
+    weight = np.array([[-1.0, 1.0, 1.0, -1.0], [0.0, 0.0, 0.0, 0.0]])
+    images = np.array([[250, 3, 200, 100]], np.uint8).reshape(1, 1, 2, 2)
+    theirs, ours_bound = images.ravel() / 255, 0.2
+    for _ in range(60):
+        theirs = theirs - 0.01 * np.sign(weight[0] - weight[1])
+    assert np.abs(theirs - images.ravel() / 255).max() > ours_bound and theirs.min() < 0 and theirs.max() > 1
+    labels = np.zeros(1, np.int64)
+    for eight_bit in (True, False):
+        result = run(linear(weight, np.array([9.0, 0.0])), images, labels, CONFIDENCE, eight_bit=eight_bit)
+        assert result.steps.item() == 60 and not result.success.any()
+        check_stored(result, images, "linf", ours_bound)
+        np.testing.assert_allclose(as_pixels(result.images).ravel(), np.array([255, 0, 149, 151]) / 255, atol=1e-6)
+
+
+def test_what_is_stored_as_attacked_is_the_attacked_image() -> None:
+    data = digits()
+    result = run(data.model, data.images, data.labels, CONFIDENCE)
+    assert result.success.sum() > 100
+    changed = (result.images != data.images).reshape(len(data.images), -1).any(1)
+    np.testing.assert_array_equal(changed, ~result.skipped)
+    assert np.all(classify(data.model, result.images)[result.success] != data.labels[result.success])
+
+
+def test_an_attack_that_rounding_undoes_is_a_failure() -> None:
+    """The float image crosses the boundary 0.3 grey levels away; no 8-bit image within 0.6 levels does."""
+    model = linear(np.array([[1.0], [0.0]]), np.array([-99.7 / 255, 0.0]))
+    images, labels = np.full((1, 1, 1, 1), 100, np.uint8), np.zeros(1, np.int64)
+    options = {**FGSM, "epsilon": 0.6 / 255}
+    stored = run(model, images, labels, options)
+    assert not stored.success.any() and stored.images.item() == 100 and stored.predicted.item() == 0
+    assert run(model, images, labels, options, eight_bit=False).success.all()
+
+
+# Draws.
+
+
+def flat_model(classes: int) -> Callable[[Tensor], Tensor]:
+    """Always class 0, with a gradient of 0: what is stored is the random start itself."""
+    return linear(np.zeros((classes, 12)), np.eye(classes)[0])
+
+
+@pytest.mark.parametrize("name", ["linf", "l2"])
+def test_draws_depend_on_seed_attack_and_id_alone(name: str) -> None:
+    images, labels = np.full((9, 3, 2, 2), 128, np.uint8), np.zeros(9, np.int64)
+    options = {**PGD, "norm": name}
+    ids = [f"{row:032x}" for row in range(9)]
+    whole = run(flat_model(5), images, labels, options, ids=ids)
+    assert len({row.tobytes() for row in whole.images}) == 9 and len(set(whole.target)) > 1
+    for batch_size in (1, 2, 4, 9, 100):
+        same(run(flat_model(5), images, labels, options, ids=ids, batch_size=batch_size), whole)
+    some = [7, 2, 5]
+    part = run(flat_model(5), images[some], labels[some], options, ids=[ids[row] for row in some], batch_size=2)
+    np.testing.assert_array_equal(part.images, whole.images[some])
+    np.testing.assert_array_equal(part.target, whole.target[some])
+    for other in ({"seed": 1}, {"name": "other"}, {"ids": [f"{row:032x}" for row in range(20, 29)]}):
+        changed = run(flat_model(5), images, labels, options, **{"ids": ids, **other})  # type: ignore[arg-type]
+        assert not (changed.images == whole.images).reshape(9, -1).all(1).any()
+
+
+def test_skipped_neighbours_change_no_draw() -> None:
+    images, ids = np.full((6, 3, 2, 2), 128, np.uint8), [f"{row:032x}" for row in range(6)]
+    whole = run(flat_model(5), images, np.zeros(6, np.int64), PGD, ids=ids, batch_size=2)
+    labels = np.array([0, 1, 0, 0, 2, 0])
+    mixed = run(flat_model(5), images, labels, PGD, ids=ids, batch_size=2)
+    np.testing.assert_array_equal(mixed.skipped, labels != 0)
+    np.testing.assert_array_equal(mixed.images[labels == 0], whole.images[labels == 0])
+    np.testing.assert_array_equal(mixed.target, np.where(labels == 0, whole.target, -1))
+
+
+def test_targets_are_uniform_among_the_other_classes() -> None:
+    labels = np.repeat(np.arange(4), 1000)
+    targets = draw_targets(ImageRandom(0, "attack/x", [str(row) for row in range(4000)]), labels, 4)
+    counts = np.zeros((4, 4), int)
+    np.add.at(counts, (labels, targets), 1)
+    assert np.all(np.diag(counts) == 0)
+    assert stats.chisquare(counts[~np.eye(4, dtype=bool)]).pvalue > 1e-3
+    assert draw_targets(ImageRandom(0, "attack/x", ["a", "b"]), np.array([0, 1]), 2).tolist() == [1, 0]
+
+
+# Circumstances.
+
+
+def test_ambient_modes_and_read_only_arrays_change_nothing() -> None:
+    data = digits()
+    plain = run(data.model, data.images, data.labels, PGD)
+    frozen = data.images.copy()
+    frozen.flags.writeable = False
+    with torch.inference_mode():
+        same(run(data.model, frozen, data.labels, PGD), plain)
+    with torch.no_grad():
+        same(run(data.model, frozen, data.labels, PGD), plain)
+    np.testing.assert_array_equal(frozen, data.images)
+
+
+def test_no_images_and_none_to_attack() -> None:
+    calls: list[int] = []
+    none = run(flat_model(3), np.empty((0, 3, 2, 2), np.uint8), np.empty(0, np.int64), PGD, advance=calls.append)
+    assert none.images.shape == (0, 3, 2, 2) and sum(calls) == 0
+    images = np.full((2, 3, 2, 2), 128, np.uint8)
+    wrong = run(flat_model(3), images, np.array([1, 2]), PGD, advance=calls.append)
+    assert wrong.skipped.all() and sum(calls) == 2
+    np.testing.assert_array_equal(wrong.images, images)
+
+
+def poisoned(images: Tensor) -> Tensor:
+    """Finite logits whose gradient is not."""
+    return flat_model(3)(images) + (images.flatten(1).sum(1, keepdim=True) * 0).sqrt()
+
+
+IMAGES = np.full((2, 3, 2, 2), 128, np.uint8)
+ZEROS = np.zeros(2, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("logits_fn", "images", "labels", "kind", "expected"),
+    [
+        (flat_model(3), IMAGES / 255, ZEROS, WhorlError, r"float64 of shape \(2, 3, 2, 2\), where uint8 \(N, C, H, W\) was expected"),
+        (flat_model(3), IMAGES[0], ZEROS, WhorlError, r"uint8 of shape \(3, 2, 2\), where"),
+        (flat_model(3), IMAGES, ZEROS.astype(np.int32), WhorlError, r"labels are int32 of shape \(2,\), where int64 \(2,\) was expected"),
+        (flat_model(3), IMAGES, ZEROS[:1], WhorlError, r"labels are int64 of shape \(1,\)"),
+        (flat_model(3), IMAGES, ZEROS + 3, ClassifierError, "3 classes apart, where the images' labels, 3 to 3, were expected"),
+        (flat_model(3), IMAGES, ZEROS - 1, ClassifierError, "labels, -1 to -1"),
+        (flat_model(1), IMAGES, ZEROS, ClassifierError, r"logits have shape \(2, 1\), where \(2, K\)"),
+        (lambda x: x, IMAGES, ZEROS, ClassifierError, r"logits have shape \(2, 3, 2, 2\)"),
+        (lambda x: flat_model(3)(x)[:1], IMAGES, ZEROS, ClassifierError, r"logits have shape \(1, 3\)"),
+        (lambda x: flat_model(3)(x) / 0, IMAGES, ZEROS, ClassifierError, "logits are not finite"),
+        (lambda x: flat_model(3)(x).detach(), IMAGES, ZEROS, ClassifierError, "no gradient"),
+        (poisoned, IMAGES, ZEROS, ClassifierError, "the gradient of its logits is not finite"),
+    ],
+)
+def test_bad_input_is_a_sentence(
+    logits_fn: Callable[[Tensor], Tensor], images: npt.NDArray[Any], labels: npt.NDArray[Any], kind: type[Exception], expected: str
+) -> None:
+    with pytest.raises(kind, match=expected) as caught:
+        run(logits_fn, images, labels, PGD)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_an_id_for_every_image() -> None:
+    with pytest.raises(WhorlError, match="there are 1 ids, where one for each of the 2 images was expected"):
+        run(flat_model(3), IMAGES, ZEROS, PGD, ids=["a"])
