@@ -1,0 +1,94 @@
+"""Random index sets: which neurons make up a candidate fingerprint."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ParamsError
+from pipeline.fingerprints.features import Layout
+
+
+def distinct(uniform: npt.NDArray[np.floating], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Uniform draws without replacement, one set a row (Floyd's algorithm; Bentley and Floyd, CACM 30(9), 1987).
+
+    Floyd's step s guesses one of the first t + 1, t = size - m + s, and takes t itself where the guess is taken already.
+    It is taken where an earlier step guessed the same, or where it is an earlier step's t and that step's guess was taken.
+    The first is found by sorting, the second by following the pointers with doubling, so no step waits for another: a few
+    operations on whole arrays, whatever N and the sizes. A set is uniform among the m-subsets; the order in a row is not.
+    The grain of the draws (2^-24 for float32) moves a probability by less than size / 2^24 of it.
+
+    Args:
+        uniform: (N, m) draws in [0, 1).
+        sizes: (N,) how many there are to draw from, each at least m.
+
+    Returns:
+        (N, m) int64, row i with m different numbers in [0, sizes[i]).
+
+    Raises:
+        ValueError: a size is below m.
+    """
+    count, m = uniform.shape
+    if count and m > sizes.min():
+        raise ValueError(f"{m} different numbers cannot be drawn from {sizes.min()}")
+    steps, bits = np.arange(m), m.bit_length()
+    tops = sizes[:, None] - m + steps
+    guesses = (uniform.astype(np.float64) * (tops + 1)).astype(np.int64)
+    keys = np.sort(guesses << bits | steps, axis=1)
+    taken = np.zeros((count, m), np.bool_)
+    again = keys[:, 1:] >> bits == keys[:, :-1] >> bits
+    np.put_along_axis(taken, keys[:, 1:] & ((1 << bits) - 1), again, axis=1)
+    whose = guesses - tops[:, :1]
+    earlier = np.where((whose >= 0) & (whose < steps), whose, steps)
+    waiting = np.flatnonzero((earlier != steps).any(axis=1))
+    taken[waiting] = _follow(taken[waiting], earlier[waiting])
+    drawn: npt.NDArray[np.int64] = np.where(taken, tops, guesses)
+    return drawn
+
+
+def _follow(taken: npt.NDArray[np.bool_], earlier: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """True where any step on the way back from a step is: pointers to earlier steps, or to themselves where the way ends."""
+    for _ in range(taken.shape[1].bit_length()):
+        taken = taken | np.take_along_axis(taken, earlier, axis=1)
+        earlier = np.take_along_axis(earlier, earlier, axis=1)
+    return taken
+
+
+def sample_index_sets(
+    rng: np.random.Generator, layout: Layout, k: int, count: int, layer_weights: Mapping[str, float]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16]]:
+    """Draws candidate fingerprints, each a uniform k-subset of one layer's neurons (Fisher et al. 2024, section 3).
+
+    Args:
+        rng: the source of all randomness.
+        layout: which columns belong to which layer.
+        k: neurons in a fingerprint.
+        count: how many candidates, F.
+        layer_weights: layer to the weight with which it is drawn; a layer that is not named is never drawn.
+
+    Returns:
+        indices: (F, k) int32 columns of the neurons, growing inside a row and without repetition.
+        layer: (F,) int16, the position in ``layout.layers`` of each candidate's layer.
+
+    Raises:
+        ParamsError: a layer that may be drawn is not in the layout or has fewer than k neurons, or none may be drawn.
+    """
+    weights = _weights(layout, k, layer_weights)
+    layer = rng.choice(len(weights), size=count, p=weights / weights.sum())
+    inside = distinct(rng.random((count, k)), layout.sizes[layer])
+    indices = np.sort(inside + np.array(layout.offsets, np.int64)[layer, None], axis=1)
+    return indices.astype(np.int32), layer.astype(np.int16)
+
+
+def _weights(layout: Layout, k: int, layer_weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    drawn = {layer: weight for layer, weight in layer_weights.items() if weight}
+    if not drawn:
+        raise ParamsError("fingerprints.layer_weights: gives no layer a weight, where at least one above 0 was expected.")
+    for layer, weight in drawn.items():
+        if weight < 0:
+            raise ParamsError(f"fingerprints.layer_weights.{layer}: is {weight:g}, where a weight of 0 or more was expected.")
+        if layer not in layout.layers:
+            raise ParamsError(f"fingerprints.layer_weights: {layer!r} is not kept, where one of {list(layout.layers)} was expected.")
+        if k > (size := int(layout.sizes[layout.layers.index(layer)])):
+            raise ParamsError(f"fingerprints.k: {k} is larger than layer {layer!r}, where at most its {size} neurons were expected.")
+    return np.array([drawn.get(layer, 0.0) for layer in layout.layers])

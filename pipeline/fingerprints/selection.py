@@ -1,0 +1,115 @@
+"""Which candidates are worth keeping: a real difference between clean and attacked scores, and a large one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import false_discovery_control, ttest_ind_from_stats
+
+from pipeline.fingerprints.bank import Fingerprints
+from pipeline.fingerprints.candidates import CandidateBlock, mixed_moments
+from pipeline.fingerprints.moments import Moments
+from pipeline.params.fingerprints import SelectionParams
+
+_FLOAT32 = np.finfo(np.float32)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The candidates of one group that are kept.
+
+    Attributes:
+        group: the group's name.
+        fingerprints: the kept ones, in the order of the candidates.
+        p_value: (F,) float64, Welch's t-test, not adjusted.
+        clean: clean images behind the moments.
+        attacked: successful attacks behind them.
+        reasons: what became of the candidates, in the order in which they were judged: ``duplicate`` (the same index set
+            again), ``too_few_images``, ``constant`` (no variance on one side), ``not_significant``, ``small_effect``,
+            ``surplus`` (beyond the bank's size), ``kept``; adds up to the number of candidates.
+    """
+
+    group: str
+    fingerprints: Fingerprints
+    p_value: npt.NDArray[np.float64]
+    clean: int
+    attacked: int
+    reasons: dict[str, int]
+
+
+def cohens_d(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
+    """(attacked mean - clean mean) / pooled standard deviation, (F,) (Cohen 1988, section 2.2).
+
+    Both sides need two images, and one of them some variance.
+    """
+    pooled = np.sqrt((clean.m2 + attacked.m2) / (clean.count + attacked.count - 2))
+    d: npt.NDArray[np.float64] = (attacked.mean - clean.mean) / pooled
+    return d
+
+
+def welch_p_values(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
+    """Two-sided p-values of Welch's t-test that the means are equal, (F,) (Welch, Biometrika 34, 1947)."""
+    result = ttest_ind_from_stats(attacked.mean, attacked.std(), attacked.count, clean.mean, clean.std(), clean.count, equal_var=False)
+    return np.asarray(result.pvalue, np.float64)
+
+
+def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: SelectionParams, rng: np.random.Generator) -> Selected:
+    """Keeps candidates whose clean and attacked scores differ significantly and enough (Fisher et al. 2024, section 3).
+
+    Significance is controlled over the group's candidates at a false-discovery rate (Benjamini and Hochberg 1995), since
+    thousands of tests at a fixed level would let in as many as that level's share of pure noise.
+
+    Args:
+        candidates: all candidates of one group.
+        fit_attacks: the attacks whose successes make up the attacked side.
+        params: the ``selection`` section.
+        rng: chooses among those that pass where ``prefer`` is ``random``.
+
+    Raises:
+        WhorlError: the candidates know nothing of one of the attacks.
+    """
+    clean, attacked = candidates.clean, mixed_moments(candidates, fit_attacks)
+    fate = np.full(len(candidates.indices), "kept", dtype="<U16")
+    fate[_constant(clean) | _constant(attacked)] = "constant"
+    if min(clean.count, attacked.count) < 2:
+        fate[:] = "too_few_images"
+    fate[_repeated(candidates.indices)] = "duplicate"
+    effect, p_value = np.zeros(len(fate)), np.ones(len(fate))
+    if (tested := np.flatnonzero(fate == "kept")).size:
+        some_clean, some_attacked = _some(clean, tested), _some(attacked, tested)
+        effect[tested], p_value[tested] = cohens_d(some_clean, some_attacked), welch_p_values(some_clean, some_attacked)
+        fate[tested[np.abs(effect[tested]) < params.effect_size]] = "small_effect"
+        fate[tested[false_discovery_control(p_value[tested]) > params.false_discovery_rate]] = "not_significant"
+    fate[_surplus(np.flatnonzero(fate == "kept"), effect, params, rng)] = "surplus"
+    kept = np.flatnonzero(fate == "kept")
+    fingerprints = Fingerprints(
+        candidates.indices[kept],
+        candidates.layer[kept],
+        *(values[kept].astype(np.float32) for values in (clean.mean, clean.std(), attacked.mean, attacked.std(), effect)),
+    )
+    reasons = {str(name): int(count) for name, count in zip(*np.unique(fate, return_counts=True), strict=True)}
+    return Selected(candidates.group, fingerprints, p_value[kept], clean.count, attacked.count, reasons)
+
+
+def _constant(moments: Moments) -> npt.NDArray[np.bool_]:
+    """Where the deviation is zero, or no more than the rounding of float32 scores leaves of it."""
+    std = moments.std()
+    return (std <= _FLOAT32.eps * np.abs(moments.mean)) | (std < _FLOAT32.tiny)
+
+
+def _repeated(indices: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+    """Rows that are the same set as an earlier one: in a small layer the same few neurons come up again and again."""
+    _, first = np.unique(np.sort(indices, axis=1), axis=0, return_index=True)
+    return np.setdiff1d(np.arange(len(indices)), first)
+
+
+def _some(moments: Moments, which: npt.NDArray[np.intp]) -> Moments:
+    return Moments(moments.count, moments.mean[which], moments.m2[which])
+
+
+def _surplus(
+    passed: npt.NDArray[np.intp], effect: npt.NDArray[np.float64], params: SelectionParams, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    order = rng.permutation(passed) if params.prefer == "random" else passed[np.argsort(-np.abs(effect[passed]), kind="stable")]
+    return order[params.bank_size :]

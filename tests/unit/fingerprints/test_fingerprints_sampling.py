@@ -1,0 +1,92 @@
+"""Random index sets: distinct, uniform, of one layer, and those that Floyd's algorithm would give step by step."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from fingerprints_support import LAYOUT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from pipeline.errors import ParamsError
+from pipeline.fingerprints.sampling import distinct, sample_index_sets
+
+
+def floyd(uniform: np.ndarray, size: int) -> list[int]:
+    """The textbook's loop, one row."""
+    chosen: list[int] = []
+    for step, top in enumerate(range(size - len(uniform), size)):
+        guess = int(np.float64(uniform[step]) * (top + 1))
+        chosen.append(top if guess in chosen else guess)
+    return chosen
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12), st.lists(st.integers(0, 20), min_size=1, max_size=6), st.booleans())
+def test_distinct_is_floyds_algorithm(seed: int, m: int, beyond: list[int], coarse: bool) -> None:
+    sizes = np.array(beyond) + m
+    uniform = np.random.default_rng(seed).random((len(sizes), m), dtype=np.float32 if coarse else np.float64)
+    drawn = distinct(uniform, sizes)
+    assert drawn.tolist() == [floyd(row, size) for row, size in zip(uniform, sizes, strict=True)]
+    assert all(len(set(row)) == m and min(row) >= 0 and max(row) < size for row, size in zip(drawn.tolist(), sizes, strict=True))
+
+
+def test_the_largest_draw_below_one_stays_inside() -> None:
+    for dtype in (np.float32, np.float64):
+        top = np.nextafter(np.array(1, dtype), np.array(0, dtype))
+        sizes = np.array([1, 3, 5, 1000, 10_000])
+        assert (distinct(np.full((5, 1), top), sizes)[:, 0] == sizes - 1).all()
+
+
+def test_every_subset_is_equally_likely() -> None:
+    drawn = np.sort(distinct(np.random.default_rng(0).random((60_000, 3)), np.full(60_000, 6)), axis=1)
+    sets, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert sets.tolist() == [list(each) for each in combinations(range(6), 3)]
+    assert chisquare(counts).pvalue > 0.001
+
+
+def test_more_than_there_are_cannot_be_drawn() -> None:
+    with pytest.raises(ValueError, match="4 different numbers cannot be drawn from 3"):
+        distinct(np.zeros((2, 4)), np.array([5, 3]))
+
+
+def test_index_sets_lie_in_their_layer_and_follow_the_weights() -> None:
+    weights = {"early": 1.0, "late": 3.0, "logits": 0.0}
+    indices, layer = sample_index_sets(np.random.default_rng(1), LAYOUT, 5, 20_000, weights)
+    assert (indices.shape, indices.dtype, layer.dtype) == ((20_000, 5), np.int32, np.int16)
+    assert (np.diff(indices, axis=1) > 0).all()
+    low, high = np.array(LAYOUT.offsets)[layer], np.array(LAYOUT.offsets)[layer + 1]
+    assert (indices >= low[:, None]).all() and (indices < high[:, None]).all()
+    counts = np.bincount(layer, minlength=3)
+    assert counts[2] == 0
+    assert chisquare(counts[:2], [5000, 15_000]).pvalue > 0.001
+    assert chisquare(np.bincount(indices[layer == 0].ravel(), minlength=40)).pvalue > 0.001
+
+
+def test_a_whole_layer_can_be_one_fingerprint() -> None:
+    indices, _ = sample_index_sets(np.random.default_rng(1), LAYOUT, 6, 3, {"logits": 1.0})
+    assert indices.tolist() == [[64, 65, 66, 67, 68, 69]] * 3
+
+
+def test_sampling_depends_on_the_generator_alone() -> None:
+    first, again, other = (sample_index_sets(np.random.default_rng(seed), LAYOUT, 4, 50, {"late": 1.0})[0] for seed in (3, 3, 4))
+    assert (first == again).all() and (first != other).any()
+
+
+@pytest.mark.parametrize(
+    ("k", "weights", "said"),
+    [
+        (7, {"logits": 1.0, "early": 1.0}, r"fingerprints.k: 7 is larger than layer 'logits', where at most its 6"),
+        (2, {"layer9": 1.0}, r"fingerprints.layer_weights: 'layer9' is not kept"),
+        (2, {"early": 0.0}, "gives no layer a weight"),
+        (2, {"early": -1.0}, "fingerprints.layer_weights.early: is -1"),
+    ],
+)
+def test_what_cannot_be_sampled_is_said(k: int, weights: dict[str, float], said: str) -> None:
+    with pytest.raises(ParamsError, match=said):
+        sample_index_sets(np.random.default_rng(0), LAYOUT, k, 5, weights)
+
+
+def test_a_layer_that_is_never_drawn_may_be_smaller_than_k() -> None:
+    assert (sample_index_sets(np.random.default_rng(0), LAYOUT, 7, 9, {"logits": 0.0, "early": 1.0})[1] == 0).all()

@@ -1,0 +1,127 @@
+"""Selection against a candidate-by-candidate derivation from the raw scores."""
+
+import numpy as np
+import pytest
+from fingerprints_support import selection_params
+from scipy.stats import false_discovery_control, ttest_ind
+
+from pipeline.errors import WhorlError
+from pipeline.fingerprints.candidates import CandidateBlock
+from pipeline.fingerprints.moments import Moments
+from pipeline.fingerprints.selection import Selected, cohens_d, select, welch_p_values
+from pipeline.params.fingerprints import SelectionParams
+
+
+def raw(rng: np.random.Generator, shifts: np.ndarray, clean: int = 60, attacked: int = 45) -> tuple[np.ndarray, np.ndarray]:
+    return rng.normal(size=(clean, len(shifts))), rng.normal(shifts, 1.7, size=(attacked, len(shifts)))
+
+
+def block_of(clean: np.ndarray, **attacked: np.ndarray) -> CandidateBlock:
+    count = clean.shape[1]
+    indices = np.arange(2 * count, dtype=np.int32).reshape(count, 2)
+    return CandidateBlock("3", indices, np.zeros(count, np.int16), Moments.of(clean), {k: Moments.of(v) for k, v in attacked.items()})
+
+
+def pick(block: CandidateBlock, params: SelectionParams, attacks: tuple[str, ...] = ("pgd",), seed: int = 0) -> Selected:
+    return select(block, attacks, params, np.random.default_rng(seed))
+
+
+def positions(selected: Selected) -> list[int]:
+    return (selected.fingerprints.indices[:, 0] // 2).tolist()
+
+
+def test_effect_and_significance_are_those_of_the_raw_scores() -> None:
+    clean, attacked = raw(np.random.default_rng(0), np.linspace(-2, 2, 50))
+    a, b = Moments.of(clean), Moments.of(attacked)
+    np.testing.assert_allclose(welch_p_values(a, b), ttest_ind(attacked, clean, equal_var=False).pvalue, rtol=1e-9)
+    pooled = np.sqrt((59 * clean.var(axis=0, ddof=1) + 44 * attacked.var(axis=0, ddof=1)) / 103)
+    np.testing.assert_allclose(cohens_d(a, b), (attacked.mean(axis=0) - clean.mean(axis=0)) / pooled, rtol=1e-12)
+
+
+def test_kept_are_those_that_pass_both_cuts() -> None:
+    clean, attacked = raw(np.random.default_rng(1), np.repeat(np.linspace(-2, 2, 20), 20))
+    params = selection_params(effect_size=0.6, false_discovery_rate=0.01)
+    selected = pick(block_of(clean, pgd=attacked), params)
+    p = ttest_ind(attacked, clean, equal_var=False).pvalue
+    effect = cohens_d(Moments.of(clean), Moments.of(attacked))
+    passed = (false_discovery_control(p) <= 0.01) & (np.abs(effect) >= 0.6)
+    assert positions(selected) == np.flatnonzero(passed).tolist()
+    assert 0 < passed.sum() < len(p)
+    prints = selected.fingerprints
+    for values, expected in (
+        (prints.mu0, clean.mean(axis=0)),
+        (prints.sd0, clean.std(axis=0, ddof=1)),
+        (prints.mu1, attacked.mean(axis=0)),
+        (prints.sd1, attacked.std(axis=0, ddof=1)),
+        (prints.effect, effect),
+    ):
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, expected[passed], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(selected.p_value, p[passed], rtol=1e-8)
+    assert (selected.clean, selected.attacked) == (60, 45)
+    assert sum(selected.reasons.values()) == len(p)
+    assert selected.reasons["kept"] == passed.sum()
+    assert selected.reasons["not_significant"] == (false_discovery_control(p) > 0.01).sum()
+
+
+def test_noise_is_not_discovered() -> None:
+    """At p < 0.001 each, as the authors do, thousands of candidates without any difference would let some in."""
+    clean, attacked = raw(np.random.default_rng(2), np.zeros(5000))
+    selected = pick(block_of(clean, pgd=attacked), selection_params(effect_size=0.0, false_discovery_rate=0.05))
+    assert (ttest_ind(attacked, clean, equal_var=False).pvalue < 0.001).sum() > 0
+    assert selected.reasons.get("kept", 0) == 0
+
+
+def test_no_variance_is_dropped_and_counted() -> None:
+    clean, attacked = raw(np.random.default_rng(3), np.full(6, 5.0))
+    clean[:, 0] = 0.0  # dead on one side
+    attacked[:, 1] = 0.1  # constant, though rounding leaves a trace of it in float64
+    clean[:, 2] = 1000 + 1e-6 * clean[:, 2]  # less than what float32 scores resolve
+    selected = pick(block_of(clean, pgd=attacked), selection_params())
+    assert positions(selected) == [3, 4, 5]
+    assert selected.reasons == {"constant": 3, "kept": 3}
+
+
+def test_the_same_set_again_is_kept_once() -> None:
+    clean, attacked = raw(np.random.default_rng(4), np.full(4, 5.0))
+    block = block_of(clean, pgd=attacked)
+    block.indices[:] = [[4, 9], [9, 4], [4, 8], [4, 9]]
+    selected = pick(block, selection_params())
+    assert selected.fingerprints.indices.tolist() == [[4, 9], [4, 8]]
+    assert selected.reasons == {"duplicate": 2, "kept": 2}
+
+
+@pytest.mark.parametrize("prefer", ["random", "largest_effect"])
+def test_a_full_bank_keeps_those_that_are_preferred(prefer: str) -> None:
+    clean, attacked = raw(np.random.default_rng(5), np.linspace(3, 6, 40) * np.tile([1, -1], 20))
+    block = block_of(clean, pgd=attacked)
+    params = selection_params(prefer=prefer, bank_size=10)
+    selected, again, other = (pick(block, params, seed=seed) for seed in (0, 0, 1))
+    assert selected.reasons == {"kept": 10, "surplus": 30}
+    assert positions(selected) == positions(again) == sorted(positions(selected))
+    effect = np.abs(cohens_d(block.clean, block.attacked["pgd"]))
+    if prefer == "largest_effect":
+        assert positions(selected) == sorted(np.argsort(-effect)[:10].tolist()) == positions(other)
+    else:
+        assert positions(selected) != positions(other)
+
+
+def test_only_the_attacks_that_are_fitted_count() -> None:
+    rng = np.random.default_rng(6)
+    clean, shifted = raw(rng, np.full(5, 4.0))
+    _, same = raw(rng, np.zeros(5), attacked=30)
+    block = block_of(clean, pgd=shifted, fgsm=same)
+    assert pick(block, selection_params(), ("fgsm",)).reasons == {"not_significant": 5}
+    both = pick(block, selection_params(), ("pgd", "fgsm"))
+    assert both.attacked == 75
+    np.testing.assert_allclose(both.fingerprints.mu1, np.concatenate([shifted, same]).mean(axis=0), rtol=1e-5)
+    with pytest.raises(WhorlError, match="know nothing of"):
+        pick(block, selection_params(), ("cw",))
+
+
+@pytest.mark.parametrize(("clean", "attacked"), [(0, 30), (1, 30), (30, 0), (30, 1), (0, 0)])
+def test_too_few_images_select_nothing(clean: int, attacked: int) -> None:
+    block = block_of(np.ones((clean, 4)), pgd=np.ones((attacked, 4)))
+    selected = pick(block, selection_params())
+    assert selected.reasons == {"too_few_images": 4}
+    assert (len(selected.fingerprints), selected.clean, selected.attacked) == (0, clean, attacked)
