@@ -1,0 +1,162 @@
+"""A made-up run for the tests of the figures and of the report: realistic in shape, drawn from a seeded generator."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.evaluation.metrics import evaluate_table
+from pipeline.evaluation.report import GalleryItem, ReportInputs
+from pipeline.params.evaluation import EvaluationParams
+
+ALPHA = 0.05
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DETECTORS = {"likelihood_ratio": 1.0, "vote": 0.75, "anomaly": 0.4}
+SHIFTS = {"fgsm": 1.6, "pgd": 5.5, "pgd_targeted": 3.6, "targeted_iterative": 2.6}
+LAYERS = ("layer1", "layer2", "layer3", "logits")
+
+
+def score_table(images: int = 400, seeds: tuple[int, ...] = (0, 1, 2), attacks: dict[str, float] = SHIFTS) -> pa.Table:
+    """Rows of every detector, attack, image and seed; an attack's rows are the images that were right when clean."""
+    rng = np.random.default_rng(7)
+    labels = np.arange(images) % len(CLASSES)
+    clean_predicted = np.where(rng.random(images) < 0.93, labels, (labels + 1) % len(CLASSES))
+    wins = {"clean": np.zeros(images, bool)} | {attack: (rng.random(images) < 0.8) & (clean_predicted == labels) for attack in attacks}
+    calibration = np.sort(rng.standard_t(4, 500) * 10 - 20)
+    blocks = []
+    for (detector, power), seed, (attack, success) in product(DETECTORS.items(), seeds, wins.items()):
+        rows = np.arange(images) if attack == "clean" else np.flatnonzero(clean_predicted == labels)
+        score = rng.standard_t(4, len(rows)) * 10 - 20 + 10 * power * attacks.get(attack, 0.0)
+        blocks.append(
+            {
+                "detector": np.full(len(rows), detector),
+                "attack": np.full(len(rows), attack),
+                "id": np.array([f"{row:032x}" for row in rows]),
+                "label": labels[rows],
+                "clean_predicted": clean_predicted[rows],
+                "predicted": np.where(success, (labels + 3) % len(CLASSES), clean_predicted)[rows],
+                "success": success[rows],
+                "score": score,
+                "p_value": (1 + len(calibration) - np.searchsorted(calibration, score, "left")) / (len(calibration) + 1),
+                "group": np.full(len(rows), "pooled"),
+                "seed": np.full(len(rows), seed),
+            }
+        )
+    return pa.table({name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]})
+
+
+def metric_values(table: pa.Table) -> dict[str, float | None]:
+    """The table's own figures, with few resamples."""
+    chosen = EvaluationParams(alphas=(0.01, ALPHA), seeds=(0, 1, 2), confidence=0.95, bootstrap=60, bootstrap_seed=0)
+    return evaluate_table(table, chosen)
+
+
+def training_history(epochs: int = 18) -> list[dict[str, Any]]:
+    """A plausible run: the loss on ``tune`` falls and then rises a little."""
+    rng = np.random.default_rng(3)
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 2.2 * 0.78**epoch + 0.03,
+            "train_accuracy": 0.995 - 0.85 * 0.75**epoch,
+            "tune_loss": 2.1 * 0.8**epoch + 0.16 + 0.004 * max(0, epoch - 12) + 0.01 * rng.random(),
+            "tune_accuracy": 0.95 - 0.8 * 0.76**epoch - 0.01 * rng.random(),
+            "learning_rate": 0.05 * (1 - epoch / epochs),
+        }
+        for epoch in range(epochs)
+    ]
+
+
+def image_pair(rng: np.random.Generator, channels: int = 3, size: int = 32) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """A smooth clean image and the same with sign noise of 8 grey levels."""
+    y, x = np.mgrid[:size, :size] / size
+    waves = [np.sin(2 * np.pi * (x * rng.uniform(0.5, 2) + y * rng.uniform(0.5, 2)) + rng.uniform(0, 6)) for _ in range(channels)]
+    clean = np.clip(128 + 100 * np.stack(waves), 0, 255)
+    attacked = np.clip(clean + 8 * rng.choice([-1, 1], clean.shape), 0, 255)
+    return clean.astype(np.uint8), attacked.astype(np.uint8)
+
+
+def gallery(each: int = 3) -> list[GalleryItem]:
+    """A few images of each attack; every third one slips through."""
+    rng = np.random.default_rng(11)
+    items = []
+    for number, attack in enumerate(attack for attack in SHIFTS for _ in range(each)):
+        clean, attacked = image_pair(rng)
+        p_value = 0.31 if number % 3 == 2 else 0.002
+        items.append(GalleryItem(clean, attacked, attack, number % 10, number % 10, (number + 3) % 10, p_value, p_value <= ALPHA))
+    return items
+
+
+def kept_counts() -> dict[str, dict[str, int]]:
+    """Fingerprints kept a class and layer; one class keeps none of its own."""
+    rng = np.random.default_rng(5)
+    kept = {name: {layer: int(rng.integers(20, 480)) for layer in LAYERS} for name in CLASSES}
+    kept["cat"] = dict.fromkeys(LAYERS, 0)
+    return kept | {"pooled": {layer: 250 for layer in LAYERS}}
+
+
+def params() -> dict[str, Any]:
+    """The sections that the report reads, and some that it only prints."""
+    return {
+        "data": {"source": {"kind": "parquet", "files": {"train": ["data/train-*.parquet"]}}, "max_quarantined": 0.01},
+        "classifier": {"kind": "train", "architecture": "cifar_resnet20", "mean": [0.49, 0.48, 0.45], "epochs": 18},
+        "attacks": {name: {"family": "pgd", "epsilon": "8/255"} for name in SHIFTS},
+        "calibration": {"alpha": ALPHA, "seed": 0},
+        "evaluation": {"alphas": [0.01, 0.05], "seeds": [0, 1, 2], "confidence": 0.95, "bootstrap": 1000},
+        "publish": {"detector": "likelihood_ratio"},
+    }
+
+
+def attack_rows() -> list[dict[str, Any]]:
+    """What each attack reached on the test split."""
+    return [
+        {
+            "attack": name,
+            "family": "confidence_ifgsm" if "iterative" in name else name.split("_")[0],
+            "images": 400,
+            "skipped": 28,
+            "successes": 300 - 10 * i,
+            "mean_linf": 0.0314,
+            "mean_l2": 1.21 + i / 10,
+            "target_reached": 280 if "targeted" in name else None,
+        }
+        for i, name in enumerate(SHIFTS)
+    ]
+
+
+def _set_aside(key: str, label: int, reason: str, detail: str) -> dict[str, Any]:
+    return {"key": key, "origin": "train", "label": label, "reason": reason, "detail": detail}
+
+
+def report_inputs(**changes: Any) -> ReportInputs:
+    """A whole run; ``changes`` replaces fields (metrics follow from the scores unless they are given)."""
+    table = changes["scores"] if "scores" in changes else score_table()
+    fields: dict[str, Any] = {
+        "params": params(),
+        "versions": {"python": "3.11.14", "torch": "2.15.0", "ray": "2.60.0", "whorl": "0.1.0"},
+        "commit": "4f2a9c1d7be0",
+        "class_names": CLASSES,
+        "classifier": {"architecture": "cifar_resnet20", "accuracy": 0.931, "accuracy_low": 0.902, "accuracy_high": 0.952},
+        "promise": None,
+        "metrics": changes["metrics"] if "metrics" in changes else metric_values(table),
+        "attacks": attack_rows(),
+        "scores": table,
+        "history": training_history(),
+        "kept": kept_counts(),
+        "pooled": {"cat": "12 successful attacked images, where at least 20 were needed"},
+        "calibration": {name: {"pooled": 100, **{str(c): 80 for c in range(5)}} for name in DETECTORS},
+        "quarantine": [
+            _set_aside("train/00017.png", 3, "truncated", "image file is truncated (12 bytes not processed)"),
+            _set_aside("train/<b>evil</b>.png", 4, "unreadable", "cannot identify image file"),
+            _set_aside("train/00044.png", 4, "duplicate", "same pixels as train/00021.png"),
+        ],
+        "counts": {"train": 2000, "fit": 1200, "tune": 200, "calibrate": 500, "test": 400},
+        "gallery": gallery(),
+        "alpha": ALPHA,
+        "guard_detector": "likelihood_ratio",
+        "timings": {"prepare": 3.2, "train_classifier": 95.0, "attack@pgd": 41.7, "evaluate": 12.4},
+        "notes": ["2 images stood under two labels and were set aside: train/1.png and train/9.png."],
+    }
+    return ReportInputs(**{**fields, **changes})
