@@ -1,0 +1,148 @@
+"""Neurons: what chosen modules put out, and a fixed random pool of them a layer (methods, section 1)."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from pipeline.classifiers.model import Classifier, device_of
+from pipeline.errors import ClassifierError, ParamsError
+from pipeline.random import generator
+
+LOGITS = "logits"
+"""The layer name that stands for the classifier's output."""
+
+
+@contextmanager
+def tap(classifier: Classifier, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Records what layers put out while the block runs; every forward pass fills the yielded dict anew.
+
+    Args:
+        classifier: as it is; its hooks are removed when the block ends.
+        layers: module names inside ``classifier.network``, or ``logits``.
+
+    Yields:
+        Layer to its outputs (N, neurons), flattened in (channel, row, column) order. Gradients flow through them. They
+        are copies, so that a later in-place operation (an in-place ReLU, say) does not change them. Of a module that
+        runs several times in one pass the last output counts, of a tuple the first tensor.
+
+    Raises:
+        ClassifierError: a layer is no module of the network, or puts out no tensor.
+    """
+    found: dict[str, Tensor] = {}
+    handles: list[RemovableHandle] = []
+    try:
+        for layer in layers:
+            handles.append(_module(classifier, layer).register_forward_hook(_recorder(found, layer)))
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recorder(found: dict[str, Tensor], layer: str) -> Any:
+    def record(_module: nn.Module, _inputs: object, output: object) -> None:
+        tensor = _first_tensor(output)
+        if tensor is None or tensor.ndim < 2:
+            raise ClassifierError(f"activations.layers.{layer}: puts out {type(output).__name__}, where a tensor (N, ...) was expected.")
+        flat = tensor.flatten(1)
+        found[layer] = flat.clone() if flat.data_ptr() == tensor.data_ptr() else flat
+
+    return record
+
+
+def _first_tensor(output: object) -> Tensor | None:
+    if isinstance(output, list | tuple):
+        return next((value for value in output if isinstance(value, Tensor)), None)
+    return output if isinstance(output, Tensor) else None
+
+
+def _module(classifier: Classifier, layer: str) -> nn.Module:
+    if layer == LOGITS:
+        return classifier
+    modules: dict[str, nn.Module] = dict(classifier.network.named_modules())
+    if layer and layer in modules:
+        return modules[layer]
+    names = [name for name in modules if name]
+    close = get_close_matches(layer, names, n=5)
+    top = [name for name in names if "." not in name]
+    likely = f"close ones: {', '.join(close)}; " if close else ""
+    raise ClassifierError(
+        f"activations.layers: the network has no module {layer!r}, where logits or a module name was expected "
+        f"({likely}at its top: {', '.join(top) or 'none'})."
+    )
+
+
+def layer_sizes(classifier: Classifier, layers: Iterable[str], image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """The number of neurons of each layer for images of shape (C, H, W), in the order given.
+
+    Raises:
+        ClassifierError: a layer is no module of the network, never runs, or its output has no row an image.
+    """
+    layers, modes = tuple(layers), [(module, module.training) for module in classifier.modules()]
+    images = torch.zeros(2, *image_shape, device=device_of(classifier))
+    classifier.eval()
+    try:
+        with torch.inference_mode(), tap(classifier, layers) as found:
+            classifier(images)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    for layer in layers:
+        if layer not in found or len(found[layer]) != len(images):
+            seen = f"puts out {len(found[layer])} rows for {len(images)} images" if layer in found else "never runs"
+            raise ClassifierError(f"activations.layers.{layer}: {seen}, where an output (N, ...) with a row an image was expected.")
+    return {layer: found[layer].shape[1] for layer in layers}
+
+
+def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal["all"]], seed: int) -> dict[str, npt.NDArray[np.int64]]:
+    """The pool: for each layer a sorted random sample of its neurons, without repetition.
+
+    A layer's sample depends on the seed, its name, its size and the number wanted alone, so a further layer changes no other.
+
+    Args:
+        sizes: layer to its number of neurons.
+        layers: layer to how many are wanted, or ``all``; its order is the order of the columns.
+        seed: of the draw.
+
+    Raises:
+        ParamsError: a layer has fewer neurons than wanted.
+    """
+    pool = {}
+    for layer, wanted in layers.items():
+        size = sizes[layer]
+        count = size if wanted == "all" else wanted
+        if count > size:
+            raise ParamsError(
+                f"activations.layers.{layer}: {count} neurons are wanted, where at most the {size} that the layer has were expected."
+            )
+        drawn = np.arange(size) if count == size else generator(seed, "activations", layer).choice(size, count, replace=False)
+        pool[layer] = np.sort(drawn).astype(np.int64)
+    return pool
+
+
+def activations(
+    classifier: Classifier, images: Tensor, pool: Mapping[str, npt.NDArray[np.int64]]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """One forward pass: logits and pooled neurons.
+
+    Args:
+        classifier: in evaluation mode (see ``freeze``).
+        images: float (N, C, H, W) in [0, 1], on any device.
+        pool: layer to the columns kept of it (see ``choose_neurons``).
+
+    Returns:
+        Logits (N, K) and neurons (N, D), both float32; D counts the pool, layer after layer in the pool's order.
+    """
+    device = device_of(classifier)
+    with torch.inference_mode(), tap(classifier, pool) as found:
+        logits = classifier(images.to(device))
+        kept = [found[layer].index_select(1, torch.tensor(columns, device=device)).float() for layer, columns in pool.items()]
+        neurons = torch.cat(kept, 1)
+    return logits.float().cpu().numpy(), neurons.cpu().numpy()

@@ -1,0 +1,204 @@
+"""The pool of neurons and what is read from them, against plain forward passes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes, tap
+from pipeline.classifiers.cifar_resnet import cifar_resnet20
+from pipeline.classifiers.model import Classifier, freeze, predict, to_float
+from pipeline.errors import ClassifierError, ParamsError
+
+
+class Odd(nn.Module):
+    """Tuples, an in-place ReLU after a tapped module, a module that never runs, one that runs twice, one without rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3)
+        self.act = nn.ReLU(inplace=True)
+        self.pair = Pair()
+        self.twice = nn.Linear(6, 6)
+        self.idle = nn.Linear(2, 2)
+        self.total = Total()
+        self.word = Word()
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.act(self.first(images))
+        _, hidden = self.pair(hidden)
+        self.total(hidden)
+        self.word(hidden)
+        logits: Tensor = self.twice(self.twice(hidden))
+        return logits
+
+
+class Pair(nn.Module):
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return hidden.mean((2, 3)), hidden.flatten(1)[:, :6]
+
+
+class Total(nn.Module):
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.sum(0, keepdim=True)
+
+
+class Word(nn.Module):
+    def forward(self, hidden: Tensor) -> str:
+        return "no tensor"
+
+
+def resnet() -> Classifier:
+    torch.manual_seed(0)
+    return freeze(Classifier(cifar_resnet20(10, 1), (0.3,), (0.4,), (8, 8)))
+
+
+def odd() -> Classifier:
+    torch.manual_seed(0)
+    return freeze(Classifier(Odd(), (0.5,), (0.5,), (8, 8)))
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+
+
+def test_sizes_are_channels_times_pixels() -> None:
+    sizes = layer_sizes(resnet(), ["layer3", "stem", "layer2.0.conv1", "logits"], (1, 8, 8))
+    assert list(sizes.items()) == [("layer3", 64 * 2 * 2), ("stem", 16 * 8 * 8), ("layer2.0.conv1", 32 * 4 * 4), ("logits", 10)]
+    assert layer_sizes(resnet(), ["stem"], (1, 28, 28)) == {"stem": 16 * 8 * 8}, "images are scaled to the input size first"
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_sizing_leaves_the_classifier_as_it_was(mode: bool) -> None:
+    classifier = resnet().train(mode)
+    classifier.network.get_submodule("stem").train(not mode)
+    modes = [module.training for module in classifier.modules()]
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    layer_sizes(classifier, ["layer1"], (1, 8, 8))
+    assert [module.training for module in classifier.modules()] == modes
+    assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ("layer4", r"no module 'layer4', where logits or a module name was expected \(close ones: .*layer3.*at its top: stem, layer1"),
+        ("", r"no module ''"),
+        ("qqqq", r"no module 'qqqq', where logits or a module name was expected \(at its top: stem, layer1, layer2, layer3, fc\)"),
+    ],
+)
+def test_a_name_that_is_no_module_is_said(layer: str, said: str) -> None:
+    classifier = resnet()
+    with pytest.raises(ClassifierError, match=said):
+        layer_sizes(classifier, ["stem", layer], (1, 8, 8))
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ("idle", "activations.layers.idle: never runs"),
+        ("total", "activations.layers.total: puts out 1 rows for 2 images"),
+        ("word", "activations.layers.word: puts out str"),
+    ],
+)
+def test_a_module_without_a_row_an_image_is_said(layer: str, said: str) -> None:
+    with pytest.raises(ClassifierError, match=said):
+        layer_sizes(odd(), [layer], (1, 8, 8))
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.tuples(st.integers(1, 50), st.integers(1, 60)), min_size=1), st.integers(0, 2**63 - 1))
+def test_the_pool_is_a_sorted_sample_without_repetition(wanted: dict[str, tuple[int, int]], seed: int) -> None:
+    sizes = {layer: size for layer, (size, _) in wanted.items()}
+    layers = {layer: count for layer, (_, count) in wanted.items()}
+    if too_many := [layer for layer in wanted if layers[layer] > sizes[layer]]:
+        with pytest.raises(ParamsError, match=f"activations.layers.{too_many[0]}: {layers[too_many[0]]} neurons.*{sizes[too_many[0]]}"):
+            choose_neurons(sizes, layers, seed)
+        return
+    pool = choose_neurons(sizes, layers, seed)
+    assert list(pool) == list(layers)
+    for layer, columns in pool.items():
+        assert columns.dtype == np.int64
+        assert len(columns) == layers[layer]
+        assert np.all(np.diff(columns) > 0)
+        assert 0 <= columns[0] <= columns[-1] < sizes[layer]
+        np.testing.assert_array_equal(columns, choose_neurons(sizes, {layer: layers[layer]}, seed)[layer])
+
+
+def test_the_pool_varies_with_seed_and_layer_and_all_means_all() -> None:
+    sizes = {"a": 1000, "b": 1000}
+    pool = choose_neurons(sizes, {"a": 100, "b": 100}, seed=0)
+    assert not np.array_equal(pool["a"], pool["b"])
+    assert not np.array_equal(pool["a"], choose_neurons(sizes, {"a": 100}, seed=1)["a"])
+    np.testing.assert_array_equal(choose_neurons(sizes, {"b": "all"}, seed=0)["b"], np.arange(1000))
+
+
+def test_every_neuron_is_as_likely_as_every_other() -> None:
+    counts = np.zeros(20)
+    for seed in range(2000):
+        counts[choose_neurons({"a": 20}, {"a": 5}, seed)["a"]] += 1
+    assert np.all(np.abs(counts - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75))
+
+
+def test_activations_are_those_of_a_plain_forward_pass() -> None:
+    classifier, batch = resnet(), images(5)
+    network = classifier.network
+    with torch.inference_mode():
+        normal = (to_float(batch) - 0.3) / 0.4
+        stages = {"stem": network.get_submodule("stem")(normal)}
+        for before, layer in (("stem", "layer1"), ("layer1", "layer2"), ("layer2", "layer3")):
+            stages[layer] = network.get_submodule(layer)(stages[before])
+    pool = {"layer3": np.array([3, 200]), "logits": np.arange(10), "layer1": np.array([0, 65, 1023])}
+    logits, neurons = activations(classifier, to_float(batch), pool)
+    rows = {layer: np.ascontiguousarray(stages[layer].numpy()).reshape(5, -1) for layer in stages}
+    assert (logits.dtype, neurons.dtype, neurons.shape) == (np.float32, np.float32, (5, 15))
+    np.testing.assert_array_equal(logits, predict(classifier, batch, 5))
+    np.testing.assert_array_equal(neurons[:, 2:12], logits)
+    np.testing.assert_allclose(neurons[:, :2], rows["layer3"][:, [3, 200]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(neurons[:, 12:], rows["layer1"][:, [0, 65, 1023]], rtol=1e-5, atol=1e-6)
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_an_in_place_operation_afterwards_does_not_reach_what_was_tapped(layout: torch.memory_format) -> None:
+    classifier, batch = odd().to(memory_format=layout), to_float(images(3)).contiguous(memory_format=layout)
+    with torch.inference_mode():
+        convolved = classifier.network.get_submodule("first")((batch - 0.5) / 0.5)
+    assert (convolved < 0).any()
+    _, neurons = activations(classifier, batch, {"first": np.arange(144)})
+    np.testing.assert_allclose(neurons, convolved.flatten(1).numpy(), rtol=1e-5, atol=1e-6)
+    with torch.inference_mode(), tap(classifier, ["first"]) as found:
+        classifier(batch)
+    np.testing.assert_allclose(found["first"].numpy(), convolved.flatten(1).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_of_a_tuple_the_first_and_of_two_runs_the_last() -> None:
+    classifier, batch = odd(), to_float(images(3))
+    with torch.inference_mode(), tap(classifier, ["act", "pair", "twice", "logits"]) as found:
+        logits = classifier(batch)
+    torch.testing.assert_close(found["pair"], found["act"].view(3, 4, 36).mean(2))
+    assert torch.equal(found["twice"], logits)
+    assert torch.equal(found["logits"], logits)
+
+
+def test_gradients_flow_through_what_is_tapped() -> None:
+    classifier = resnet()
+    batch = to_float(images(2)).requires_grad_(True)
+    with tap(classifier, ["layer2"]) as found:
+        classifier(batch)
+    (gradient,) = torch.autograd.grad(found["layer2"][:, 7].sum(), batch)
+    plain = classifier.network.get_submodule
+    direct = plain("layer2")(plain("layer1")(plain("stem")((batch - 0.3) / 0.4))).flatten(1)
+    (expected,) = torch.autograd.grad(direct[:, 7].sum(), batch)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.abs().sum() > 0
+
+
+def test_an_error_in_the_block_removes_the_hooks() -> None:
+    classifier = resnet()
+    with pytest.raises(ZeroDivisionError), tap(classifier, ["layer1"]):
+        raise ZeroDivisionError
+    assert not any(module._forward_hooks for module in classifier.modules())
