@@ -1,0 +1,60 @@
+"""Selections and the bank at rest."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from pipeline.artifacts.files import read_arrays, write_arrays, write_json
+from pipeline.artifacts.manifest import Artifact, open_artifact, seal
+from pipeline.artifacts.store import ShardOutput, ShardStore
+from pipeline.errors import ArtifactError
+from pipeline.fingerprints.bank import Bank, Fingerprints
+from pipeline.fingerprints.selection import Selected
+
+ARRAYS = "bank.safetensors"
+PLAIN = "bank.json"
+
+
+def selected_output(selected: Selected) -> ShardOutput:
+    """One group's selection as a shard."""
+    arrays = {field.name: getattr(selected.fingerprints, field.name) for field in fields(Fingerprints)}
+    about = {"group": selected.group, "clean": selected.clean, "attacked": selected.attacked, "reasons": selected.reasons}
+    return ShardOutput({**arrays, "p_value": selected.p_value}, {}, about)
+
+
+def read_selected(store: ShardStore, name: str, signature: str) -> Selected:
+    """The selection that a worker wrote."""
+    about = store.about(signature)
+    if about is None:
+        raise ArtifactError(f"{store.folder(signature)}: the selection of group {name} is missing or damaged; run again.")
+    arrays = read_arrays(store.folder(signature) / "arrays.safetensors")
+    p_value = arrays.pop("p_value")
+    return Selected(about["group"], Fingerprints(**arrays), p_value, about["clean"], about["attacked"], about["reasons"])
+
+
+def write_bank(folder: Path, bank: Bank, selected: Mapping[str, Selected]) -> None:
+    """Writes the ``bank`` artifact, with what became of every group's candidates."""
+    put_bank(folder, bank)
+    selection = {
+        name: {"clean": group.clean, "attacked": group.attacked, "reasons": group.reasons, "kept": len(group.fingerprints)}
+        for name, group in selected.items()
+    }
+    write_json(folder / "selection.json", selection)
+    seal(folder, kind="bank", stage="select_fingerprints", about={"groups": list(bank.names)})
+
+
+def put_bank(folder: Path, bank: Bank) -> None:
+    """Writes a bank's two files."""
+    arrays, plain = bank.to_arrays()
+    write_arrays(folder / ARRAYS, arrays)
+    write_json(folder / PLAIN, plain)
+
+
+def get_bank(artifact: Artifact) -> Bank:
+    """Reads a bank's two files."""
+    return Bank.from_arrays(artifact.arrays(ARRAYS), artifact.json(PLAIN))
+
+
+def read_bank(folder: Path) -> Bank:
+    """The bank of a ``bank`` artifact."""
+    return get_bank(open_artifact(folder, "bank"))

@@ -1,0 +1,91 @@
+"""The command ``whorl``. Nothing heavy is imported before a command needs it."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import ParamsError, WhorlError
+
+SAYS = "Guards an image classifier against adversarial attacks, at a false-alarm rate that it can promise."
+app = typer.Typer(name="whorl", help=SAYS, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Runs the command; what a user's input caused is one sentence and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except WhorlError as error:
+        print(f"whorl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages, such as evaluate or attack@fgsm; all of them by default.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run stages even where nothing changed.")] = False,
+) -> None:
+    """Checks params.yaml, then runs `dvc repro` on one local Ray head, started if there is none and stopped after."""
+    from pipeline.repro import run_repro
+
+    raise typer.Exit(run_repro(targets or [], force=force))
+
+
+@app.command()
+def check() -> None:
+    """Checks params.yaml: keys, types, files, the classifier and its layers; computes nothing."""
+    from pipeline.checks import check as check_params
+    from pipeline.params.root import load_params
+
+    check_params(load_params())
+    print("params.yaml: nothing wrong was found.")
+
+
+@app.command()
+def preset(name: Annotated[str | None, typer.Argument(help="Which one; without a name, lists them.")] = None) -> None:
+    """Replaces params.yaml by a preset (the old one is kept as params.yaml.bak)."""
+    folder = Path("presets")
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name is None:
+        print("\n".join(names))
+        return
+    if name not in names:
+        raise ParamsError(f"{folder}: there is no preset {name!r}, where one of {', '.join(names)} was expected.")
+    target = Path("params.yaml")
+    if target.is_file():
+        shutil.copyfile(target, target.with_suffix(".yaml.bak"))
+    shutil.copyfile(folder / f"{name}.yaml", target)
+    print(f"params.yaml is now the preset {name}; `make repro` rebuilds what that changes.")
+
+
+@app.command()
+def detect(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
+    guard: Annotated[Path, typer.Option(help="The guard's folder.")] = Path("artifacts/guard"),
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object an image, a line each.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 128,
+) -> None:
+    """Says of images whether they are under attack. Exit status: 0 all clean, 1 some flagged, 2 an error."""
+    from pipeline.detect import detect_files
+
+    raise typer.Exit(detect_files(paths, guard, as_json=as_json, batch_size=batch_size))
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Where the UI listens, on this machine alone.")] = 5000) -> None:
+    """Opens the MLflow UI on the runs recorded here."""
+    from pipeline.tracking import tracking_uri
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(), "--host", "127.0.0.1", "--port", str(port)]
+    raise typer.Exit(subprocess.call(command))
+
+
+if __name__ == "__main__":
+    main()

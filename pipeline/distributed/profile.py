@@ -1,0 +1,38 @@
+"""Profiles: how much of which machine a run may use. They change no result, so they are no params."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from pipeline.errors import ParamsError
+from pipeline.params.base import Positive, Section
+from pipeline.params.messages import sentences
+from pipeline.params.root import read_yaml
+
+FOLDER = Path("infra/profiles")
+
+
+class Profile(Section):
+    """``infra/profiles/NAME.yaml``."""
+
+    workers: Positive | None
+    """Workers of a stage at most; null takes as many as the cluster has room for."""
+    cpus_per_worker: Positive
+    """CPUs that a worker reserves, and threads that it computes with."""
+    gpus_per_worker: Annotated[float, Field(ge=0)]
+    """GPUs that a worker reserves; a fraction lets several share one, 0 computes on the CPU."""
+    training_cpus: Positive | None
+    """CPUs that a training worker reserves and computes with; null divides the cluster's among the training workers."""
+    max_restarts: Annotated[int, Field(ge=0)]
+    """How often a killed worker is started again."""
+
+
+def load_profile() -> Profile:
+    """The profile that ``WHORL_PROFILE`` names (``local`` where it is unset); raises ParamsError where it is no profile."""
+    path = FOLDER / f"{os.environ.get('WHORL_PROFILE', 'local')}.yaml"
+    try:
+        return TypeAdapter(Profile).validate_python(read_yaml(path))
+    except ValidationError as error:
+        raise ParamsError("\n".join(sentences(path, Profile, error))) from error

@@ -1,0 +1,39 @@
+"""The Ray session of a stage: joins the cluster that ``RAY_ADDRESS`` names, or owns a local one for as long as it works."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.distributed.environment import prepare_environment
+
+
+@contextmanager
+def ray_session() -> Iterator[str]:
+    """Joins or starts Ray; yields the cluster's address. What this call started is stopped when the block ends."""
+    prepare_environment()
+    import ray  # here, not above: it costs seconds, and a stage with nothing to compute needs none of it
+
+    if ray.is_initialized():
+        yield str(ray.get_runtime_context().gcs_address)
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    # A cluster that is joined has decided about its dashboard itself.
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address != "local" else False)
+    try:
+        yield str(ray.get_runtime_context().gcs_address)
+    finally:
+        ray.shutdown()
+
+
+def cluster_cpus() -> int:
+    """The CPUs of the Ray cluster that the session has joined or started."""
+    return int(cluster_resources().get("CPU", 1))
+
+
+def cluster_resources() -> dict[str, float]:
+    """Everything that the Ray cluster has, free or not."""
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources

@@ -1,0 +1,174 @@
+"""The deliverable: classifier, bank and calibration behind one call.
+
+>>> from pipeline.guard import Guard
+>>> guard = Guard.load("artifacts/guard")
+>>> for inspection in guard.inspect(images):
+...     print(inspection.label_name, inspection.probability, inspection.p_value, inspection.verdict)
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from pipeline.artifacts.guards import read_guard
+from pipeline.classifiers.activations import activations
+from pipeline.classifiers.model import Classifier, freeze, to_float
+from pipeline.data.decode import decode
+from pipeline.detectors.base import Detector
+from pipeline.detectors.conformal import Calibration
+from pipeline.errors import GuardError
+from pipeline.fingerprints.draws import FreshDraws
+from pipeline.params.data import ImageFormat
+
+Images = npt.NDArray[np.uint8] | torch.Tensor | Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the guard says of one image.
+
+    Attributes:
+        label: the predicted class.
+        label_name: its name.
+        probability: the classifier's own (softmax) probability of it, in [0, 1].
+        p_value: in (0, 1]; small is suspicious. A clean image is flagged at most as often as the guard's alpha promises.
+        flagged: whether the p-value is at most alpha.
+    """
+
+    label: int
+    label_name: str
+    probability: float
+    p_value: float
+    flagged: bool
+
+    @property
+    def verdict(self) -> str:
+        """``attack`` or ``clean``."""
+        return "attack" if self.flagged else "clean"
+
+    def to_json(self) -> dict[str, Any]:
+        """The inspection as plain values. Which fingerprints the image met is never among them."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+class Guard:
+    """A classifier with its detector. Every call draws fingerprints afresh from the operating system's randomness, so no two
+    calls need agree on an image near the threshold, and nobody can foresee a draw.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        pool: dict[str, npt.NDArray[np.int64]],
+        detector: Detector,
+        calibration: Calibration,
+        *,
+        alpha: float,
+        class_names: tuple[str, ...],
+        format: ImageFormat,
+    ) -> None:
+        self.classifier, self.pool = classifier, pool
+        self.detector, self.calibration, self.alpha = detector, calibration, alpha
+        self.class_names, self.format = class_names, format
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Guard":
+        """Loads a guard's folder; nothing in it is unpickled.
+
+        Args:
+            path: what ``publish`` wrote, such as ``artifacts/guard``.
+            device: where to compute.
+
+        Raises:
+            ArtifactError: the folder is no guard, or a file in it was altered.
+            ClassifierError: the user's own package behind an import path is missing or has another version.
+        """
+        stored = read_guard(Path(path))
+        classifier = freeze(stored.classifier).to(device)
+        return cls(
+            classifier,
+            stored.pool,
+            stored.detector.detector,
+            stored.detector.calibration,
+            alpha=stored.detector.alpha,
+            class_names=stored.class_names,
+            format=stored.format,
+        )
+
+    def inspect(self, images: Images, *, batch_size: int = 128) -> list[Inspection]:
+        """Classifies images and says of each whether it is under attack.
+
+        Args:
+            images: one of: uint8 array (N, H, W, C), or (N, H, W) where the format is grey; float tensor (N, C, H, W) in
+                [0, 1]; a sequence of Pillow images. Arrays and tensors have the guard's own size; Pillow images are
+                converted and scaled as the guard's format allows.
+            batch_size: images a forward pass; changes no result beyond rounding.
+
+        Raises:
+            GuardError: images of another kind, shape or range.
+        """
+        batch = self._batch(images)
+        found: list[Inspection] = []
+        for start in range(0, len(batch), batch_size):
+            found += self._inspect(batch[start : start + batch_size])
+        return found
+
+    def _inspect(self, images: torch.Tensor) -> list[Inspection]:
+        logits, neurons = activations(self.classifier, images, self.pool)
+        predicted = logits.argmax(1).astype(np.int64)
+        probabilities = torch.from_numpy(logits).double().softmax(1).numpy()[np.arange(len(predicted)), predicted]
+        scores = self.detector.scores(neurons, predicted, FreshDraws(len(predicted)))
+        p_values, _ = self.calibration.p_values(scores, predicted)
+        return [
+            Inspection(int(label), self.class_names[label], float(probability), float(p), bool(p <= self.alpha))
+            for label, probability, p in zip(predicted, probabilities, p_values, strict=True)
+        ]
+
+    def _batch(self, images: Images) -> torch.Tensor:
+        if isinstance(images, torch.Tensor):
+            return self._tensor(images)
+        if isinstance(images, np.ndarray):
+            return self._array(images)
+        if all(isinstance(image, Image.Image) for image in images):
+            pixels = [decode(_encoded(image), self.format) for image in images]
+            return to_float(np.stack(pixels)) if pixels else torch.empty((0, *self._shape))
+        raise GuardError(f"images: a {type(images).__name__}, where a uint8 array, a float tensor or Pillow images were expected.")
+
+    def _tensor(self, images: torch.Tensor) -> torch.Tensor:
+        if not images.is_floating_point() or images.shape[1:] != self._shape:
+            raise GuardError(f"images: a tensor of {images.dtype} {tuple(images.shape)}, where floats (N, {self._said}) were expected.")
+        if len(images) and not (images.min() >= 0 and images.max() <= 1):
+            raise GuardError(f"images: values from {images.min():g} to {images.max():g}, where [0, 1] was expected.")
+        return images.float()
+
+    def _array(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        if images.ndim == 3 and self.format.channels == 1:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.transpose(0, 3, 1, 2).shape[1:] != self._shape:
+            height, width, channels = self.format.height, self.format.width, self.format.channels
+            raise GuardError(
+                f"images: an array of {images.dtype} {images.shape}, where uint8 (N, {height}, {width}, {channels}) was expected."
+            )
+        return to_float(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.format.channels, self.format.height, self.format.width
+
+    @property
+    def _said(self) -> str:
+        return ", ".join(map(str, self._shape))
+
+
+def _encoded(image: Image.Image) -> bytes:
+    """A Pillow image as PNG, so that it goes through the same checks and the same conversion as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,126 @@
+"""Hands over what the run made: the guard, the report, and one complete MLflow run with a child per stage."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+from pipeline.artifacts import paths
+from pipeline.artifacts.classifiers import CONFIG
+from pipeline.artifacts.files import read_json, write_bytes
+from pipeline.artifacts.guards import write_guard
+from pipeline.artifacts.images import ImageSet
+from pipeline.artifacts.manifest import open_artifact
+from pipeline.artifacts.records import read_record
+from pipeline.artifacts.reports import gather_report, label, timings, upstream_stages
+from pipeline.errors import ArtifactError
+from pipeline.evaluation.card import render_card
+from pipeline.evaluation.figures import detection_overview, fingerprint_heatmap, roc_figure, score_histograms, to_png, training_curves
+from pipeline.evaluation.report import ReportInputs, render_report
+from pipeline.params.root import Params, load, read_yaml
+from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, curves, log_run, tracking_uri
+
+SECTIONS = ("attacks", "calibration", "detectors", "evaluation", "publish")
+LOCK = Path("dvc.lock")
+
+
+def main() -> None:
+    """Writes ``artifacts/guard``, the report and its figures, and logs the run."""
+    params = load(*SECTIONS)
+    inputs = gather_report(params, commit())
+    write_bytes(paths.REPORT, render_report(inputs).encode())
+    write_figures(inputs)
+    parts = {
+        "classifier": paths.CLASSIFIER,
+        "bank": paths.BANK,
+        "detector": paths.detector(params.publish.detector),
+        "activations": paths.ACTIVATIONS,
+    }
+    config, format = open_artifact(paths.CLASSIFIER, "classifier").json(CONFIG), ImageSet.open(paths.DATA).format
+    write_guard(paths.GUARD, parts, format=format, promise=inputs.promise, card=render_card(inputs, config, str(paths.GUARD)))
+    log_run(run_record(params, inputs), uri=tracking_uri(), experiment=params.publish.experiment)
+
+
+def commit() -> str:
+    """The git commit that is checked out, ``-dirty`` where files differ from it; ``unknown`` outside a repository."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or "unknown"
+
+
+def write_figures(inputs: ReportInputs) -> None:
+    """The report's figures as files of their own."""
+    detectors, attacks = list(inputs.calibration), [row["attack"] for row in inputs.attacks]
+    figures = {
+        "detection": detection_overview(inputs.metrics, detectors, attacks, inputs.alpha),
+        "fingerprints": fingerprint_heatmap(inputs.kept),
+        "roc": roc_figure(inputs.scores, inputs.guard_detector, inputs.params["evaluation"]["alphas"]),
+        "scores": score_histograms(inputs.scores, inputs.guard_detector, inputs.alpha),
+    }
+    if inputs.history:
+        figures["training"] = training_curves(inputs.history)
+    for name, figure in figures.items():
+        write_bytes(paths.FIGURES / f"{name}.png", to_png(figure))
+
+
+def upstream_digest() -> str:
+    """The digest of every entry of ``dvc.lock`` before ``publish``: what the run is made of."""
+    if not LOCK.is_file():
+        raise ArtifactError(f"{LOCK}: there is no such file, where the record of the stages before publish was expected; run `dvc repro`.")
+    entries = {name: entry for name, entry in read_yaml(LOCK)["stages"].items() if name != "publish"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
+    """The run as MLflow is to show it, from the records that the stages left, cached or not."""
+    stages, images = upstream_stages(params), ImageSet.open(paths.DATA)
+    metrics = {
+        f"{name}.{key}": value
+        for name in ("classifier", "attacks", "detection")
+        for key, value in read_json(paths.METRICS / f"{name}.json").items()
+    }
+    history = curves(inputs.history or [], step="epoch")
+    source = json.dumps(inputs.params["data"]["source"], sort_keys=True)
+    data = [
+        DatasetRecord(
+            split,
+            hashlib.sha256("".join(images.sha256(shard) for shard in images.shards(split)).encode()).hexdigest(),
+            source,
+            {"images": count},
+            split,
+        )
+        for split, count in inputs.counts.items()
+    ]
+    seconds = timings(stages)
+    return RunRecord(
+        name=f"{inputs.classifier['network']} on {inputs.params['data']['source']['kind']}",
+        digest=upstream_digest(),
+        commit=inputs.commit,
+        params=inputs.params,
+        metrics=metrics,
+        curves={f"training.{name}": curve for name, curve in history.items()},
+        artifacts={
+            "": [paths.REPORT],
+            "figures": sorted(paths.FIGURES.iterdir()),
+            "scores": [paths.SCORES, paths.CALIBRATION],
+            "metrics": sorted(paths.METRICS.iterdir()),
+            "guard": [paths.GUARD / "README.md", paths.GUARD / "manifest.json"],
+        },
+        datasets=data,
+        tags={"whorl.guard_detector": inputs.guard_detector, "whorl.promise": inputs.promise or "holds"},
+        stages=[stage_record(stage, item, seconds.get(label(stage, item)), history) for stage, item in stages],
+    )
+
+
+def stage_record(stage: str, item: str | None, seconds: float | None, history: dict[str, list[tuple[int, float]]]) -> StageRecord:
+    """One stage's child run."""
+    record = read_record(stage, item)
+    return StageRecord(
+        name=label(stage, item),
+        params=record["params"],
+        metrics=record["metrics"],
+        curves=history if stage == "train_classifier" else {},
+        artifacts={"": [paths.record(stage, item)]},
+        seconds=seconds,
+    )
