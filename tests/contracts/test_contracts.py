@@ -1,0 +1,94 @@
+"""What holds the structure together: import layers, DVC's dependencies, the params that stages load, and what is public."""
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.params.root import Params, load_params
+
+PROJECT = Path(__file__).resolve().parents[2]
+DVC = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())["stages"]
+STAGES = sorted(path.stem for path in (PROJECT / "stages").glob("[!_]*.py"))
+
+
+def test_imports_keep_to_their_layers() -> None:
+    done = subprocess.run(["lint-imports"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_dvc_lists_each_stage_s_compute_closure() -> None:
+    done = subprocess.run([sys.executable, "infra/closure.py"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_missing_dependency_is_noticed(tmp_path: Path) -> None:
+    """The check itself can fail: without one line of dvc.yaml it says which."""
+    for name in ("pipeline", "stages", "infra"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    line = "      - pipeline/fingerprints/sampling.py\n"
+    text = (PROJECT / "dvc.yaml").read_text()
+    assert line in text
+    (tmp_path / "dvc.yaml").write_text(text.replace(line, ""))
+    code = f"import runpy, sys; sys.argv = ['closure']; m = runpy.run_path({str(PROJECT / 'infra/closure.py')!r}); m['main'].__globals__['ROOT'] = __import__('pathlib').Path({str(tmp_path)!r}); sys.exit(m['main'](False))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "pipeline/fingerprints/sampling.py" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_loads_the_sections_that_dvc_tracks(stage: str) -> None:
+    listed = {str(section).replace("${key}", "{item}") for section in DVC[stage].get("do", DVC[stage]).get("params", [])}
+    assert listed == set(import_module(f"stages.{stage}").SECTIONS)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_no_param_that_it_does_not_name(stage: str) -> None:
+    """Every attribute of ``params`` in a stage's module is a section that it loads."""
+    sections = {section.split(".")[0] for section in import_module(f"stages.{stage}").SECTIONS}
+    tree = ast.parse((PROJECT / "stages" / f"{stage}.py").read_text())
+    read = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    }
+    assert read & set(Params.model_fields) <= sections
+
+
+def test_every_stage_has_its_module() -> None:
+    assert set(DVC) == set(STAGES)
+
+
+def test_no_stage_persists_its_outputs() -> None:
+    """With ``persist: true`` DVC refuses its run cache, and an interrupted stage cannot resume."""
+    assert "persist" not in (PROJECT / "dvc.yaml").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_preset_is_a_complete_params_file(path: Path) -> None:
+    from pipeline.attacks.registry import parse_options
+
+    params = load_params(path)
+    for name, spec in params.attacks.items():
+        parse_options(name, spec)
+
+
+@pytest.mark.parametrize("package", ["pipeline", "stages"])
+def test_every_package_file_is_empty(package: str) -> None:
+    assert [path for path in (PROJECT / package).rglob("__init__.py") if path.stat().st_size] == []
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, pipeline.cli; bad = {'torch', 'ray', 'mlflow', 'timm', 'pyarrow', 'matplotlib', 'dvc'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_lock_names_no_host_and_pins_by_hash() -> None:
+    text = (PROJECT / "infra/locks/requirements.txt").read_text()
+    assert "://" not in text and "--index" not in text and "--find-links" not in text
+    pins = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
+    assert len(pins) > 100 and all("==" in line and line.endswith("\\") for line in pins)

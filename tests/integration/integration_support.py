@@ -1,0 +1,93 @@
+"""A small real chain: a copy of the project with smaller params, run by its own command, once for all tests that look at it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.artifacts.paths import ROOT as ARTIFACTS
+
+PROJECT = Path(__file__).resolve().parents[2]
+SMALL: dict[str, Any] = {
+    "data.shard_size": 128,
+    "splits.origins": {"digits": {"train": 0.35, "fit": 0.20, "tune": 0.05, "calibrate": 0.20, "test": 0.20}},
+    "classifier.epochs": 8,
+    "attacks": {
+        "fgsm": {"family": "fgsm", "norm": "linf", "epsilon": 0.2, "targeted": False},
+        "pgd": {"family": "pgd", "norm": "linf", "epsilon": 0.2, "step_size": 0.05, "steps": 5, "random_start": True, "targeted": True},
+    },
+    "fingerprints.candidates": 600,
+    "fingerprints.block": 300,
+    "fingerprints.fit_attacks": ["fgsm", "pgd"],
+    "selection.effect_size": 0.5,
+    "selection.min_fingerprints": 30,
+    "detectors": {
+        "likelihood_ratio": {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20},
+        "anomaly": {"kind": "fingerprint", "statistic": "anomaly", "draw": 20},
+    },
+    "evaluation.bootstrap": 200,
+    "evaluation.seeds": [0, 1],
+}
+
+
+class Chain:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        # The copy's own modules come first; the profile has two workers, however many CPUs there are.
+        own = {"PATH": path, "PYTHONPATH": str(folder), "WHORL_PROFILE": "ci"}
+        dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI")
+        self.environment = {**{key: value for key, value in os.environ.items() if key not in dropped}, **own, **(environment or {})}
+
+    @classmethod
+    def copy(cls, folder: Path, changes: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> "Chain":
+        """Copies what git would commit, with changed params, into a repository of its own."""
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, check=True, text=True
+        ).stdout
+        for name in filter(None, listed.split("\0")):
+            if (PROJECT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(PROJECT / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        chain = cls(folder, environment)
+        shutil.copyfile(folder / "presets" / "digits.yaml", folder / "params.yaml")
+        chain.change(changes)
+        for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "copy"]):
+            subprocess.run(["git", *command], cwd=folder, check=True)
+        return chain
+
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Changes params, given by their dotted keys."""
+        yaml, path = YAML(), self.folder / "params.yaml"
+        content = yaml.load(path.read_text())
+        for dotted, value in changes.items():
+            *parents, last = dotted.split(".")
+            section = content
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        with path.open("w") as file:
+            yaml.dump(content, file)
+
+    def run(self, *command: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Runs a command in the copy; its status must be the expected one (None: any)."""
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
+        assert expect is None or done.returncode == expect, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def repro(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """``whorl repro``."""
+        return self.run("whorl", "repro", *arguments, expect=expect)
+
+    @property
+    def artifacts(self) -> Path:
+        """What the chain has written."""
+        return self.folder / ARTIFACTS

@@ -1,0 +1,212 @@
+"""What a person gets at the end of a run, looked at in a small real one."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from integration_support import PROJECT, Chain
+from PIL import Image
+from scipy.stats import rankdata
+
+from pipeline.artifacts.images import ImageSet
+from pipeline.guard import Guard
+
+
+def _json(chain: Chain, name: str) -> Any:
+    return json.loads((chain.artifacts / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def scores(finished: Chain) -> Any:
+    return pq.read_table(finished.artifacts / "reports/scores.parquet").to_pandas()
+
+
+def test_scores_have_a_row_per_detector_attack_image_and_seed(scores: Any) -> None:
+    assert not scores.duplicated(["detector", "attack", "id", "seed"]).any()
+    assert set(scores.attack) == {"clean", "fgsm", "pgd"} and set(scores.detector) == {"likelihood_ratio", "anomaly"}
+    attacked = scores[scores.attack != "clean"]
+    assert (attacked.clean_predicted == attacked.label).all()
+    assert (attacked.success == (attacked.predicted != attacked.label)).all()
+    clean = scores[scores.attack == "clean"]
+    assert (clean.predicted != clean.label).any() or len(set(clean.id)) < 400
+    assert ((scores.p_value > 0) & (scores.p_value <= 1)).all()
+
+
+def test_every_split_is_disjoint_and_calibrate_is_never_attacked(finished: Chain, scores: Any) -> None:
+    images = ImageSet.open(finished.artifacts / "data")
+    ids = {split: set(images.read_split(split).ids) for split in ("train", "fit", "tune", "calibrate", "test")}
+    assert sum(map(len, ids.values())) == len(set.union(*ids.values())) == 1797
+    assert set(scores.id) == ids["test"]
+    for attack in ("fgsm", "pgd"):
+        stored = {
+            key
+            for path in (finished.artifacts / "attacks" / attack).glob("*.rows.parquet")
+            for key in pq.read_table(path)["id"].to_pylist()
+        }
+        assert stored == ids["fit"] | ids["tune"] | ids["test"]
+
+
+def test_figures_follow_from_the_scores_alone(finished: Chain, scores: Any) -> None:
+    """AUROC by ranks, detection and false alarms by counting: derived here again, from the table."""
+    metrics = _json(finished, "reports/metrics/detection.json")
+    for detector in ("likelihood_ratio", "anomaly"):
+        for attack in ("fgsm", "pgd"):
+            areas, caught, alarms = [], [], []
+            for seed in (0, 1):
+                rows = scores[(scores.detector == detector) & (scores.seed == seed)]
+                clean, hits = rows[rows.attack == "clean"], rows[(rows.attack == attack) & rows.success]
+                ranks = rankdata([*clean.score, *hits.score])[len(clean) :]
+                areas.append((ranks.sum() - len(hits) * (len(hits) + 1) / 2) / (len(clean) * len(hits)))
+                caught.append((hits.p_value <= 0.05).mean())
+                alarms.append((clean.p_value <= 0.05).mean())
+            name = f"{detector}.{attack}"
+            assert metrics[f"{name}.auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
+            assert metrics[f"{name}.tpr_at_5"] == pytest.approx(np.mean(caught), abs=1e-12)
+            assert metrics[f"{detector}.clean.fpr_at_5"] == pytest.approx(np.mean(alarms), abs=1e-12)
+            assert metrics[f"{name}.auroc_low"] <= metrics[f"{name}.auroc"] <= metrics[f"{name}.auroc_high"]
+
+
+def test_p_values_are_a_group_s_calibration_ranks(finished: Chain, scores: Any) -> None:
+    counts = _json(finished, "reports/calibration.json")
+    for (detector, group), rows in scores.groupby(["detector", "group"]):
+        n = counts[detector][group]
+        ranks = rows.p_value * (n + 1)
+        assert np.allclose(ranks, np.rint(ranks)) and ranks.min() >= 1 and ranks.max() <= n + 1
+    assert all(sum(groups.values()) == ImageSet.open(finished.artifacts / "data").count("calibrate") for groups in counts.values())
+
+
+def test_the_detectors_detect(finished: Chain) -> None:
+    """Far above chance on attacks that they were fitted on: a broken likelihood or a swapped sign would not be."""
+    metrics = _json(finished, "reports/metrics/detection.json")
+    assert metrics["likelihood_ratio.pgd.auroc"] > 0.75 and metrics["likelihood_ratio.fgsm.auroc"] > 0.75
+    assert metrics["likelihood_ratio.clean.fpr_at_5"] < 0.15
+
+
+def test_stored_attacks_keep_their_bound_and_their_flags(finished: Chain) -> None:
+    from safetensors.numpy import load_file
+
+    images = ImageSet.open(finished.artifacts / "data")
+    for attack in ("fgsm", "pgd"):
+        folder = finished.artifacts / "attacks" / attack
+        for shard in images.shards("test"):
+            clean = images.read(shard).images.astype(int)
+            stored = load_file(folder / f"{shard}.arrays.safetensors")["images"]
+            rows = pq.read_table(folder / f"{shard}.rows.parquet").to_pandas()
+            assert stored.dtype == np.uint8
+            assert np.abs(stored.astype(int) - clean).max() <= math.floor(0.2 * 255)
+            assert (stored[rows.skipped] == clean[rows.skipped]).all() and not rows.success[rows.skipped].any()
+
+
+def test_the_guard_inspects_arrays_tensors_and_pictures_alike(finished: Chain) -> None:
+    import torch
+
+    guard = Guard.load(finished.artifacts / "guard")
+    pixels = ImageSet.open(finished.artifacts / "data").read_split("test").images[:40]
+    as_array = guard.inspect(pixels.transpose(0, 2, 3, 1))
+    as_tensor = guard.inspect(torch.from_numpy(pixels).float() / 255)
+    as_pictures = guard.inspect([Image.fromarray(image[0]) for image in pixels])
+    for other in (as_tensor, as_pictures):
+        assert [one.label for one in as_array] == [one.label for one in other]
+        assert np.allclose([one.probability for one in as_array], [one.probability for one in other])
+    assert all(0 < one.p_value <= 1 and one.flagged == (one.p_value <= guard.alpha) for one in as_array)
+
+
+def test_the_guard_draws_afresh_at_every_call(finished: Chain) -> None:
+    guard = Guard.load(finished.artifacts / "guard")
+    image = ImageSet.open(finished.artifacts / "data").read_split("test").images[:1].transpose(0, 2, 3, 1)
+    assert len({guard.inspect(image)[0].p_value for _ in range(30)}) > 1
+    np.random.seed(0)
+    first = [guard.inspect(image)[0].p_value for _ in range(30)]
+    np.random.seed(0)
+    assert [guard.inspect(image)[0].p_value for _ in range(30)] != first
+
+
+def test_an_altered_guard_is_refused(finished: Chain, tmp_path: Path) -> None:
+    import shutil
+
+    from pipeline.errors import ArtifactError
+
+    folder = tmp_path / "guard"
+    shutil.copytree(finished.artifacts / "guard", folder)
+    content = bytearray((folder / "bank.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "bank.safetensors").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"bank\.safetensors: its SHA-256 is .*dvc"):
+        Guard.load(folder)
+
+
+def test_detect_says_by_its_status_what_it_found(finished: Chain, tmp_path: Path) -> None:
+    """0 where all are clean, 1 where one is flagged, 2 where a file is none; the good ones are inspected all the same."""
+    from safetensors.numpy import load_file
+
+    clean, attacked = tmp_path / "clean", tmp_path / "attacked"
+    clean.mkdir(), attacked.mkdir()
+    images = ImageSet.open(finished.artifacts / "data")
+    for row, image in enumerate(images.read_split("train").images[:3]):
+        Image.fromarray(image[0]).save(clean / f"{row}.png")
+    shard = images.shards("test")[0]
+    folder = finished.artifacts / "attacks" / "pgd"
+    rows = pq.read_table(folder / f"{shard}.rows.parquet").to_pandas()
+    for row in np.flatnonzero(rows.success)[:30]:
+        Image.fromarray(load_file(folder / f"{shard}.arrays.safetensors")["images"][row][0]).save(attacked / f"{row}.png")
+    done = finished.run("whorl", "detect", "--json", str(attacked), expect=1)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 30 and {"path", "label", "label_name", "probability", "p_value", "flagged", "verdict"} == set(lines[0])
+    done = finished.run("whorl", "detect", str(clean), expect=None)
+    assert done.returncode == (1 if "attack" in done.stdout.split("verdict")[1] else 0)
+    (clean / "broken.png").write_bytes(b"\x89PNG nothing")
+    done = finished.run("whorl", "detect", "--json", str(clean), expect=2)
+    assert "broken.png" in done.stderr and len(done.stdout.splitlines()) == 3
+
+
+def test_the_report_is_one_file_that_needs_no_network(finished: Chain) -> None:
+    page = (finished.artifacts / "reports/report.html").read_text()
+    assert not any(word in page for word in ("<script", "<link", 'src="http', "url(http", "@import"))
+    for heading in ("fgsm", "pgd", "likelihood_ratio", "anomaly", "AUROC"):
+        assert heading in page
+
+
+def test_check_scores_accepts_the_run(finished: Chain) -> None:
+    script = PROJECT.parent / "shared" / "check" / "scores"
+    if not script.is_file():
+        pytest.skip("the outer check of scores is not beside this checkout")
+    done = finished.run(sys.executable, str(script))
+    assert "AUROC" in done.stdout
+
+
+def test_mlflow_holds_one_complete_run_with_a_child_per_stage(finished: Chain) -> None:
+    code = """
+import json
+from mlflow import MlflowClient
+client = MlflowClient(tracking_uri="sqlite:///artifacts/mlflow/mlflow.db")
+runs = client.search_runs([client.get_experiment_by_name("whorl").experiment_id])
+parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+def files(run, path=None):
+    found = []
+    for entry in client.list_artifacts(run.info.run_id, path):
+        found += files(run, entry.path) if entry.is_dir else [entry.path]
+    return found
+print(json.dumps({
+    "status": [run.info.status for run in runs],
+    "parents": len(parents),
+    "children": sorted(run.info.run_name for run in runs if "mlflow.parentRunId" in run.data.tags),
+    "params": parents[0].data.params, "metrics": parents[0].data.metrics, "tags": parents[0].data.tags,
+    "files": files(parents[0]), "inputs": [entry.dataset.name for entry in parents[0].inputs.dataset_inputs],
+}))
+"""
+    said = json.loads(finished.run(sys.executable, "-c", code).stdout.splitlines()[-1])
+    assert said["parents"] == 1 and set(said["status"]) == {"FINISHED"}
+    stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "sample_fingerprints", "select_fingerprints"]
+    assert said["children"] == sorted([*stages, "train_classifier", "train_detector@anomaly", "train_detector@likelihood_ratio"])
+    assert said["params"]["attacks.pgd.steps"] == "5" and said["params"]["splits.split_seed"] == "0"
+    metrics = _json(finished, "reports/metrics/detection.json")
+    assert said["metrics"]["detection.likelihood_ratio.pgd.auroc"] == pytest.approx(metrics["likelihood_ratio.pgd.auroc"])
+    assert "report.html" in said["files"] and set(said["inputs"]) == {"train", "fit", "tune", "calibrate", "test"}
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=finished.folder, capture_output=True, text=True, check=True).stdout.strip()
+    assert said["tags"]["mlflow.source.git.commit"].startswith(head) and len(said["tags"]["whorl.digest"]) == 64
