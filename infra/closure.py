@@ -1,6 +1,7 @@
 """The compute closure of every stage: which modules its result depends on. ``dvc.yaml`` lists exactly these.
 
-``python infra/closure.py`` prints what differs and exits with 1; ``--write`` mends ``dvc.yaml``.
+``python infra/closure.py`` prints what differs and exits with 1; ``--write`` mends ``dvc.yaml``; ``--root FOLDER`` looks at
+another folder's ``dvc.yaml``.
 """
 
 import sys
@@ -69,12 +70,12 @@ def listed(definition: dict[str, Any]) -> list[str]:
     return [dep for dep in deps if dep.endswith(".py") and "${" not in dep]
 
 
-def main(write: bool) -> int:
+def main(write: bool, root: Path) -> int:
     """Compares, or mends; returns the exit status."""
     yaml = YAML()
     yaml.width = 200
     yaml.indent(mapping=2, sequence=4, offset=2)
-    path, wrong = ROOT / "dvc.yaml", 0
+    path, wrong = root / "dvc.yaml", 0
     content = yaml.load(path.read_text())
     for stage, files in closures().items():
         definition = content["stages"][stage]
@@ -91,4 +92,5 @@ def main(write: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main("--write" in sys.argv[1:]))
+    arguments = sys.argv[1:]
+    sys.exit(main("--write" in arguments, Path(arguments[arguments.index("--root") + 1]) if "--root" in arguments else ROOT))

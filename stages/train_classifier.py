@@ -45,15 +45,18 @@ def train(params: TrainedClassifier, classes: int, channels: int) -> TrainingRes
     """Trains by Ray Train; every worker reads the images and builds the same network for itself."""
     profile, images = load_profile(), open_artifact(paths.DATA, "data")
     inputs = {file: images.sha256(file) for file in images.files if file.startswith(("train-", "tune-"))}
-    signed = signature("train_classifier", code=code_digest("train_classifier"), params=params.model_dump(mode="json"), inputs=inputs)
     with progress("train: epochs", params.epochs) as advance, ray_session():
+        cpus = profile.training_cpus or max(1, cluster_cpus() // params.workers)
+        # The number of threads changes the rounding, so a training with another number is not gone on with.
+        known = {**params.model_dump(mode="json"), "threads": cpus}
+        signed = signature("train_classifier", code=code_digest("train_classifier"), params=known, inputs=inputs)
         return train_classifier(
             partial(training_inputs, Path.cwd()),
             partial(build_untrained, params, classes, channels),
             params,
             storage=paths.TRAINING / signed,
             gpu=profile.gpus_per_worker > 0,
-            cpus=profile.training_cpus or max(1, cluster_cpus() // params.workers),
+            cpus=cpus,
             on_epoch=lambda record, _: advance(1),
         )
 
@@ -66,5 +69,5 @@ def training_inputs(root: Path) -> tuple[TrainingSet, TrainingSet]:
 
 
 def _best(result: TrainingResult) -> dict[str, float | int | None]:
-    best = result.history[result.best_epoch]
+    best = result.history[result.best_epoch - 1]  # epochs count from 1
     return {"tune_loss": best.tune_loss, "tune_accuracy": best.tune_accuracy, "train_accuracy": best.train_accuracy}

@@ -17,7 +17,7 @@ STAGES = sorted(path.stem for path in (PROJECT / "stages").glob("[!_]*.py"))
 
 
 def test_imports_keep_to_their_layers() -> None:
-    done = subprocess.run(["lint-imports"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = subprocess.run([str(Path(sys.executable).parent / "lint-imports")], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -34,8 +34,9 @@ def test_a_missing_dependency_is_noticed(tmp_path: Path) -> None:
     text = (PROJECT / "dvc.yaml").read_text()
     assert line in text
     (tmp_path / "dvc.yaml").write_text(text.replace(line, ""))
-    code = f"import runpy, sys; sys.argv = ['closure']; m = runpy.run_path({str(PROJECT / 'infra/closure.py')!r}); m['main'].__globals__['ROOT'] = __import__('pathlib').Path({str(tmp_path)!r}); sys.exit(m['main'](False))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "infra/closure.py", "--root", str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and "pipeline/fingerprints/sampling.py" in done.stdout, done.stdout + done.stderr
 
 
@@ -82,7 +83,8 @@ def test_every_package_file_is_empty(package: str) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, pipeline.cli; bad = {'torch', 'ray', 'mlflow', 'timm', 'pyarrow', 'matplotlib', 'dvc'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    heavy = {"torch", "ray", "mlflow", "timm", "pyarrow", "matplotlib", "dvc"}
+    code = f"import sys, pipeline.cli; bad = {heavy} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -73,20 +73,31 @@ def fitted_bank(fit: dict[str, Features]) -> Bank:
     return assemble(selected, LAYOUT, CLASSES, SELECTION)
 
 
-WORLD = world()
-FIT, CALIBRATE, TEST = (WORLD.split(name, count) for name, count in (("fit", 1500), ("calibrate", 600), ("test", 600)))
-BANK = fitted_bank(FIT)
-CLASS_GROUP = group_classes(FIT[CLEAN].predicted, CLASSES, 600, 0.05)
+@dataclass(frozen=True)
+class Made:
+    """The splits of one world, and what is learnt from ``fit``."""
+
+    fit: dict[str, Features]
+    calibrate: dict[str, Features]
+    test: dict[str, Features]
+    bank: Bank
+    class_group: dict[int, str]
 
 
-def score_splits(statistic: StatisticName) -> tuple[pa.Table, Calibration]:
-    detector = FingerprintDetector(BANK, statistic, 20)
-    clean = CALIBRATE[CLEAN]
+@pytest.fixture(scope="module")
+def made() -> Made:
+    fit, calibrate, test = (world().split(name, count) for name, count in (("fit", 1500), ("calibrate", 600), ("test", 600)))
+    return Made(fit, calibrate, test, fitted_bank(fit), group_classes(fit[CLEAN].predicted, CLASSES, 600, 0.05))
+
+
+def score_splits(made: Made, statistic: StatisticName) -> tuple[pa.Table, Calibration]:
+    detector = FingerprintDetector(made.bank, statistic, 20)
+    clean = made.calibrate[CLEAN]
     draws = ImageRandom(0, f"calibrate/{statistic}", clean.ids)
-    calibration = Calibration.fit(detector.scores(clean.neurons, clean.predicted, draws), clean.predicted, CLASS_GROUP)
+    calibration = Calibration.fit(detector.scores(clean.neurons, clean.predicted, draws), clean.predicted, made.class_group)
     parts = []
     for seed in EVALUATION.seeds:
-        for attack, rows in TEST.items():
+        for attack, rows in made.test.items():
             scores = detector.scores(rows.neurons, rows.predicted, ImageRandom(seed, f"evaluate/{statistic}", rows.ids))
             p_value, group = calibration.p_values(scores, rows.predicted)
             columns = dict(id=rows.ids, label=rows.labels, clean_predicted=rows.clean_predicted, predicted=rows.predicted)
@@ -96,15 +107,15 @@ def score_splits(statistic: StatisticName) -> tuple[pa.Table, Calibration]:
     return pa.concat_tables(parts), calibration
 
 
-def test_a_rare_class_shares_the_pooled_bank_and_group() -> None:
-    assert [BANK.names[group] for group in BANK.class_group] == ["0", "1", "2", "pooled"]
-    assert list(BANK.pooled_reasons) == [3]
-    assert CLASS_GROUP[3] == "pooled" and CLASS_GROUP[0] == "0"
+def test_a_rare_class_shares_the_pooled_bank_and_group(made: Made) -> None:
+    assert [made.bank.names[group] for group in made.bank.class_group] == ["0", "1", "2", "pooled"]
+    assert list(made.bank.pooled_reasons) == [3]
+    assert made.class_group[3] == "pooled" and made.class_group[0] == "0"
 
 
 @pytest.mark.parametrize(("statistic", "floor"), [("likelihood_ratio", 0.9), ("vote", 0.9), ("anomaly", 0.6)])
-def test_attacks_are_found_and_false_alarms_stay_within_the_law(statistic: StatisticName, floor: float) -> None:
-    table, calibration = score_splits(statistic)
+def test_attacks_are_found_and_false_alarms_stay_within_the_law(made: Made, statistic: StatisticName, floor: float) -> None:
+    table, calibration = score_splits(made, statistic)
     figures = evaluate_table(table, EVALUATION)
     for attack in ATTACKS:
         auroc, found = figures[f"{statistic}.{attack}.auroc"], figures[f"{statistic}.{attack}.tpr_at_5"]
@@ -121,20 +132,20 @@ def test_attacks_are_found_and_false_alarms_stay_within_the_law(statistic: Stati
                 assert tail > 0.001 / (2 * len(STATISTICS) * 2 * len(calibration.groups))
 
 
-def test_with_clean_activations_in_the_attacked_ones_place_nothing_is_selected() -> None:
+def test_with_clean_activations_in_the_attacked_ones_place_nothing_is_selected(made: Made) -> None:
     """What the authors' package stores; a selection that kept anything of it would not look at the attack."""
-    clean = FIT[CLEAN].neurons
-    swapped = {name: Features(f.ids, f.labels, f.clean_predicted, f.predicted, f.success, f.skipped, clean) for name, f in FIT.items()}
+    clean = made.fit[CLEAN].neurons
+    swapped = {name: Features(f.ids, f.labels, f.clean_predicted, f.predicted, f.success, f.skipped, clean) for name, f in made.fit.items()}
     indices, layer = sample_index_sets(np.random.default_rng(0), LAYOUT, 8, 500, {"early": 1.0, "late": 1.0})
-    for fit, some in ((swapped, False), (FIT, True)):
+    for fit, some in ((swapped, False), (made.fit, True)):
         block = block_moments(indices, layer, fit.items(), group_class=None, attacks=ATTACKS)
         kept = select(block, ATTACKS, SELECTION, np.random.default_rng(0)).reasons.get("kept", 0)
         assert (kept > 0) == some
 
 
-def test_calibration_groups_hold_the_images_of_calibrate_and_no_others() -> None:
-    _, calibration = score_splits("likelihood_ratio")
-    predicted = CALIBRATE[CLEAN].predicted
+def test_calibration_groups_hold_the_images_of_calibrate_and_no_others(made: Made) -> None:
+    _, calibration = score_splits(made, "likelihood_ratio")
+    predicted = made.calibrate[CLEAN].predicted
     assert sum(calibration.counts().values()) == len(predicted)
     for group, count in calibration.counts().items():
-        assert count == sum(CLASS_GROUP[int(label)] == group for label in predicted)
+        assert count == sum(made.class_group[int(label)] == group for label in predicted)
