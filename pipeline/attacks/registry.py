@@ -47,8 +47,8 @@ def parse_options(name: str, spec: AttackSpec) -> AttackOptions:
         raise ParamsError(
             f"{PARAMS_FILE}: attacks.{name}.family: the value is {spec.family!r}, where one of {', '.join(known)} was expected."
         )
-    options = family(spec.family).Options
+    content = {"family": spec.family, **(spec.model_extra or {})}
     try:
-        return options.model_validate({"family": spec.family, **(spec.model_extra or {})})
+        return family(spec.family).Options.model_validate(content)
     except ValidationError as error:
-        raise ParamsError("\n".join(sentences(PARAMS_FILE, options, error, f"attacks.{name}"))) from error
+        raise ParamsError("\n".join(sentences(PARAMS_FILE, content, error, f"attacks.{name}"))) from error

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline.errors import ParamsError
 from pipeline.params.base import Positive, Section
@@ -32,7 +32,8 @@ class Profile(Section):
 def load_profile() -> Profile:
     """The profile that ``WHORL_PROFILE`` names (``local`` where it is unset); raises ParamsError where it is no profile."""
     path = FOLDER / f"{os.environ.get('WHORL_PROFILE', 'local')}.yaml"
+    content = read_yaml(path)
     try:
-        return TypeAdapter(Profile).validate_python(read_yaml(path))
+        return Profile.model_validate(content)
     except ValidationError as error:
-        raise ParamsError("\n".join(sentences(path, Profile, error))) from error
+        raise ParamsError("\n".join(sentences(path, content, error))) from error

@@ -9,7 +9,7 @@ class AttackSpec(Section):
     """One attack: its family, and that family's own options.
 
     The options are typed by the family's file in ``pipeline/attacks/families``, so that a new attack is one file;
-    ``pipeline.attacks.registry.options`` checks them before any work.
+    ``pipeline.attacks.registry.parse_options`` checks them before any work.
     """
 
     model_config = ConfigDict(extra="allow")

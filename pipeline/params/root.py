@@ -107,7 +107,7 @@ def _name_problems(params: Params) -> list[str]:
     if params.publish.detector not in params.detectors:
         problems.append(f"publish.detector: {params.publish.detector!r} is none of {sorted(params.detectors)}, where one was expected")
     problems += [
-        f"attacks.{name}: an attack cannot be called {name!r}, which stands for unattacked images"
+        f"attacks.{name}: an attack cannot be called {name!r}, which stands for unattacked images, where another name was expected"
         for name in params.attacks
         if name == "clean"
     ]
@@ -139,7 +139,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         return TypeAdapter(Params).validate_python(content)
     except ValidationError as error:
-        raise ParamsError("\n".join(sentences(path, Params, error))) from error
+        raise ParamsError("\n".join(sentences(path, content, error))) from error
 
 
 def load(*sections: str, path: Path = PARAMS_FILE) -> Params:

@@ -10,6 +10,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.artifacts.files import digest
+from pipeline.artifacts.paths import COVERED
 from pipeline.artifacts.paths import ROOT as ARTIFACTS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -33,6 +35,10 @@ SMALL: dict[str, Any] = {
     "evaluation.bootstrap": 200,
     "evaluation.seeds": [0, 1],
 }
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
 class Chain:
@@ -63,6 +69,17 @@ class Chain:
         for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "copy"]):
             subprocess.run(["git", *command], cwd=folder, check=True)
         return chain
+
+    def clone(self, folder: Path, environment: Mapping[str, str] | None = None) -> "Chain":
+        """A copy of this chain as it stands, artifacts and caches included."""
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        return Chain(folder, environment)
+
+    def hashes(self, *under: Path) -> dict[str, str]:
+        """File to SHA-256 of everything that the promise of byte-identical reruns covers, or of the paths given."""
+        files = [path for root in (under or COVERED) for path in _files(self.folder / root)]
+        assert files, f"nothing below {under or COVERED}"
+        return {str(path.relative_to(self.folder)): digest(path) for path in files}
 
     def change(self, changes: Mapping[str, Any]) -> None:
         """Changes params, given by their dotted keys."""

@@ -1,0 +1,195 @@
+"""Bad params are sentences that name the key, its value and what was expected, before any work."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+
+from pipeline.checks import check
+from pipeline.classifiers.zoo import build_network
+from pipeline.errors import WhorlError
+from pipeline.params.root import load, load_params
+
+PROJECT = Path(__file__).resolve().parents[3]
+ADOPTED = {
+    "kind": "adopt",
+    "architecture": "cifar_resnet20",
+    "factory": None,
+    "pretrained": False,
+    "checkpoint": "weights.safetensors",
+    "unseen": "unknown",
+    "mean": [0.3],
+    "std": [0.4],
+    "input_size": [8, 8],
+}
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def _set(dotted: str, value: Any) -> Change:
+    def change(content: dict[str, Any]) -> None:
+        *parents, last = dotted.split(".")
+        for parent in parents:
+            content = content[parent]
+        content[last] = value
+
+    return change
+
+
+def _delete(dotted: str) -> Change:
+    def change(content: dict[str, Any]) -> None:
+        *parents, last = dotted.split(".")
+        for parent in parents:
+            content = content[parent]
+        del content[last]
+
+    return change
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
+    """Checks the default params after a change, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(change: Change) -> None:
+        content = YAML(typ="safe").load((PROJECT / "presets/digits.yaml").read_text())
+        change(content)
+        path = tmp_path / "params.yaml"
+        with path.open("w") as file:
+            YAML().dump(content, file)
+        check(load_params(path), path)
+
+    return run
+
+
+def test_the_default_params_are_good(checked: Callable[[Change], None]) -> None:
+    checked(lambda _: None)
+
+
+CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "unknown section": (_set("extra", 1), ("extra", "unknown", "1")),
+    "unknown key": (_set("fingerprints.kk", 3), ("fingerprints.kk", "unknown", "3")),
+    "unknown key of an attack": (_set("attacks.fgsm.step", 0.1), ("attacks.fgsm.step", "unknown")),
+    "missing section": (_delete("calibration"), ("calibration", "missing")),
+    "missing key": (_delete("classifier.epochs"), (": classifier.epochs:", "missing")),
+    "missing key of an attack": (_delete("attacks.pgd.steps"), ("attacks.pgd.steps", "missing")),
+    "wrong type": (_set("classifier.batch_size", "64"), ("classifier.batch_size", "'64'", "integer")),
+    "a bool is no number": (_set("fingerprints.k", True), ("fingerprints.k", "True")),
+    "wrong kind of source": (_set("data.source.kind", "zip"), ("data.source", "'zip'", "digits")),
+    "negative epsilon": (_set("attacks.fgsm.epsilon", -0.1), ("attacks.fgsm.epsilon", "-0.1", "greater than or equal to 0")),
+    "epsilon that is no fraction": (_set("attacks.fgsm.epsilon", "8/0"), ("attacks.fgsm.epsilon", "8/0")),
+    "unknown family": (_set("attacks.fgsm.family", "magic"), ("attacks.fgsm.family", "'magic'", "pgd")),
+    "splits that do not add up": (_set("splits.origins.digits.fit", 0.3), ("splits.origins.digits", "1.05", "1 was expected")),
+    "splits of another origin": (
+        lambda c: c["splits"]["origins"].update(other=c["splits"]["origins"]["digits"]),
+        ("splits.origins", "other"),
+    ),
+    "k larger than the kept neurons": (_set("fingerprints.k", 300), ("fingerprints.k", "300", "layer3", "256")),
+    "k larger than the layer": (_set("fingerprints.k", 11), ("fingerprints.k", "11", "logits", "10")),
+    "more neurons than the layer has": (_set("activations.layers.layer3", 300), ("activations.layers.layer3", "300", "256")),
+    "no such layer": (
+        lambda c: (c["activations"]["layers"].update(layer9=8), c["fingerprints"]["layer_weights"].update(layer9=1.0)),
+        ("activations.layers", "layer9"),
+    ),
+    "weight for a layer that is not kept": (_set("fingerprints.layer_weights.stem", 1.0), ("fingerprints.layer_weights", "stem")),
+    "fitted on an attack that is none": (_set("fingerprints.fit_attacks", ["cw"]), ("fingerprints.fit_attacks", "cw")),
+    "published detector that is none": (_set("publish.detector", "oracle"), ("publish.detector", "oracle")),
+    "an attack called clean": (lambda c: c["attacks"].update(clean=c["attacks"]["fgsm"]), ("attacks.clean",)),
+    "more drawn than kept": (_set("detectors.vote.draw", 5000), ("detectors.vote.draw", "5000", "1000")),
+    "wrong number of channels": (_set("classifier.mean", [0.1, 0.2, 0.3]), ("classifier.mean", "3 values", "1")),
+    "no such architecture": (
+        _set("classifier.architecture", "cifar_resnet21"),
+        ("classifier.architecture", "cifar_resnet21", "cifar_resnet20"),
+    ),
+    "alpha of 0": (_set("calibration.alpha", 0.0), ("calibration.alpha", "0.0", "greater than 0")),
+    "infinite": (_set("classifier.learning_rate", float("inf")), ("classifier.learning_rate", "inf")),
+    "missing checkpoint": (_set("classifier", ADOPTED), ("weights.safetensors",)),
+    "neither architecture nor factory": (_set("classifier", {**ADOPTED, "architecture": None}), ("classifier", "exactly one")),
+    "unseen origin that is none": (_set("classifier", {**ADOPTED, "unseen": ["web"]}), ("classifier.unseen", "web", "digits")),
+    "seen images outside of train": (_set("classifier", {**ADOPTED, "unseen": []}), ("splits.origins.digits", "train is 0.35")),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), CASES.values(), ids=CASES)
+def test_bad_params_are_sentences(checked: Callable[[Change], None], change: Change, said: tuple[str, ...]) -> None:
+    with pytest.raises(WhorlError) as caught:
+        checked(change)
+    message = str(caught.value)
+    assert all(part in message for part in said), message
+    assert all("expected" in line for line in message.splitlines()), message
+
+
+def test_no_yaml_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("a: [1\nb: 2")
+    for path in (tmp_path / "params.yaml", tmp_path / "absent.yaml"):
+        with pytest.raises(WhorlError, match="where a params file was expected"):
+            load_params(path)
+
+
+def test_tensors_that_do_not_fit_are_named(checked: Callable[[Change], None], tmp_path: Path) -> None:
+    state = build_network("cifar_resnet20", 10, 1, pretrained=False).state_dict()
+    state["stranger"] = torch.zeros(2)
+    weight = next(name for name in state if name.startswith("fc") and name.endswith("weight"))
+    state[weight] = torch.zeros(7, 64)
+    gone = next(name for name in state if name.startswith("layer2"))
+    del state[gone]
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(WhorlError) as caught:
+        checked(_set("classifier", ADOPTED))
+    assert all(part in str(caught.value) for part in ("stranger", weight, gone, "weights.safetensors")), caught.value
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_a_folder_with_one_class_or_none(checked: Callable[[Change], None], tmp_path: Path, classes: int) -> None:
+    (tmp_path / "images").mkdir()
+    for label in range(classes):
+        (tmp_path / "images" / f"class{label}").mkdir()
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "images" / f"class{label}" / "a.png")
+
+    def change(content: dict[str, Any]) -> None:
+        content["data"]["source"] = {"kind": "folder", "roots": {"images": "images"}}
+        content["splits"]["origins"] = {"images": content["splits"]["origins"]["digits"]}
+
+    with pytest.raises(WhorlError, match=r"images.*expected"):
+        checked(change)
+
+
+def test_fractions_are_read_as_written(tmp_path: Path) -> None:
+    from pipeline.attacks.registry import parse_options
+
+    params = load_params(PROJECT / "presets/cifar10.yaml")
+    assert parse_options("pgd", params.attacks["pgd"]).model_dump()["epsilon"] == 8 / 255
+
+
+def test_a_stage_gets_only_what_it_names() -> None:
+    params = load("fingerprints", "attacks.fgsm", path=PROJECT / "presets/digits.yaml")
+    assert set(params.attacks) == {"fgsm"} and params.fingerprints.k == 8
+    with pytest.raises(AttributeError):
+        _ = params.splits
+    with pytest.raises(WhorlError, match="attacks has no 'cw'"):
+        load("attacks.cw", path=PROJECT / "presets/digits.yaml")
+
+
+def test_a_check_is_not_repeated_for_the_same_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import checks
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((PROJECT / "presets/digits.yaml").read_text())
+    calls = []
+    monkeypatch.setattr(checks, "check", lambda *_: calls.append(1))
+    for _ in range(3):
+        checks.ensure_checked()
+    assert len(calls) == 1
+    os.utime(tmp_path / "params.yaml")
+    checks.ensure_checked()
+    assert len(calls) == 1
+    (tmp_path / "params.yaml").write_text((PROJECT / "presets/digits.yaml").read_text().replace("k: 8", "k: 7"))
+    checks.ensure_checked()
+    assert len(calls) == 2
