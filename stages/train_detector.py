@@ -25,4 +25,7 @@ def main(name: str) -> None:
         draws = ImageRandom(params.calibration.seed, f"calibrate/{name}", clean.ids)
         calibration = Calibration.fit(detector.scores(clean.neurons, clean.predicted, draws), clean.predicted, groups)
         write_detector(paths.detector(name), name, given, calibration, alpha)
+        for group, count in calibration.counts().items():
+            if alpha * (count + 1) < 1:
+                run.note(f"{name}: calibration group {group} has {count} images, too few to flag anything at {alpha:g}.")
         run.log({f"calibration_images_{group}": count for group, count in calibration.counts().items()})

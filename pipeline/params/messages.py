@@ -29,7 +29,8 @@ def sentences(path: Path, content: Any, error: ValidationError, prefix: str = ""
 def _keys(content: Any, detail: ErrorDetails) -> Iterator[str]:
     here, last = content, len(detail["loc"]) - 1
     for place, part in enumerate(detail["loc"]):
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list | tuple) and isinstance(part, int)):
+        in_mapping = isinstance(here, dict) and part in here
+        if in_mapping or (isinstance(part, int) and isinstance(here, list | tuple)):
             here = here[part]
         elif not (detail["type"] == "missing" and place == last):
             continue
@@ -54,8 +55,9 @@ def _lines(where: str, detail: ErrorDetails) -> Iterator[str]:
             key = str(detail["ctx"]["discriminator"]).strip("'")
             yield f"{where}.{key}: this key is missing, where a value was expected (the presets show one)."
         case _:
-            message = detail["msg"][0].lower() + detail["msg"][1:]
-            yield f"{where}: the value is {value}, where {message.removeprefix('input should be ')} was expected."
+            message = (detail["msg"][0].lower() + detail["msg"][1:]).removeprefix("input should be ")
+            expected = f"a value {message}" if message.startswith(("greater", "less")) else message
+            yield f"{where}: the value is {value}, where {expected} was expected."
 
 
 def _short(value: Any) -> str:

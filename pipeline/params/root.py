@@ -11,7 +11,7 @@ from pipeline.errors import ParamsError
 from pipeline.params.activations import ActivationParams
 from pipeline.params.attacks import AttackSpec, GenerationParams
 from pipeline.params.base import Name, Section
-from pipeline.params.classifier import AdoptedClassifier, ClassifierParams
+from pipeline.params.classifier import AdoptedClassifier, ClassifierParams, TrainedClassifier
 from pipeline.params.data import DataParams, DigitsSource, FolderSource, ParquetSource
 from pipeline.params.detectors import CalibrationParams, DetectorParams
 from pipeline.params.evaluation import EvaluationParams, PublishParams
@@ -40,7 +40,13 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = [*_origin_problems(self), *_channel_problems(self), *_fingerprint_problems(self), *_name_problems(self)]
+        problems = [
+            *_origin_problems(self),
+            *_split_problems(self),
+            *_channel_problems(self),
+            *_fingerprint_problems(self),
+            *_name_problems(self),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -73,6 +79,15 @@ def _origin_problems(params: Params) -> list[str]:
                     f"since classifier.unseen does not name {origin!r}"
                 )
     return problems
+
+
+def _split_problems(params: Params) -> list[str]:
+    needed = ["fit", "calibrate", "test", *(["train", "tune"] if isinstance(params.classifier, TrainedClassifier) else [])]
+    return [
+        f"splits.origins: the share of {split} is 0 in every origin, where some images for it were expected"
+        for split in needed
+        if not any(getattr(fractions, split) for fractions in params.splits.origins.values())
+    ]
 
 
 def _channel_problems(params: Params) -> list[str]:

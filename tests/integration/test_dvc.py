@@ -55,8 +55,12 @@ def test_bad_params_stop_before_any_work(chain: Chain) -> None:
     chain.change({"attacks.fgsm.epsilon": -1.0})
     done = chain.repro(expect=2)
     assert done.stderr.strip().count("\n") == 0 and "attacks.fgsm.epsilon" in done.stderr and "-1.0" in done.stderr
+    assert chain.hashes() == before
     alone = chain.run("dvc", "repro", expect=None)
     assert alone.returncode != 0 and "attacks.fgsm.epsilon" in alone.stderr and "Traceback" not in alone.stderr
+    # DVC itself takes a stage's outputs away before it runs the stage; put right, all is restored and nothing computed again.
+    chain.change({"attacks.fgsm.epsilon": 0.2})
+    assert "Running stage" not in chain.run("dvc", "repro").stdout
     assert chain.hashes() == before
 
 

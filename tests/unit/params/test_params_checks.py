@@ -87,6 +87,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "epsilon that is no fraction": (_set("attacks.fgsm.epsilon", "8/0"), ("attacks.fgsm.epsilon", "8/0")),
     "unknown family": (_set("attacks.fgsm.family", "magic"), ("attacks.fgsm.family", "'magic'", "pgd")),
     "splits that do not add up": (_set("splits.origins.digits.fit", 0.3), ("splits.origins.digits", "1.05", "1 was expected")),
+    "a split without images": (
+        lambda c: c["splits"]["origins"]["digits"].update(calibrate=0.0, fit=0.4),
+        ("splits.origins", "calibrate", "is 0"),
+    ),
     "splits of another origin": (
         lambda c: c["splits"]["origins"].update(other=c["splits"]["origins"]["digits"]),
         ("splits.origins", "other"),
