@@ -17,6 +17,7 @@ EXCEPTED = (
     "pipeline.cli",
     "pipeline.distributed",
     "pipeline.repro",
+    "pipeline.outside",
     "pipeline.params.messages",
     "pipeline.params.root",
     "pipeline.progress",
@@ -30,11 +31,22 @@ DYNAMIC = {"pipeline.attacks.registry": "pipeline.attacks.families"}
 ``dvc.yaml`` names as ``${item.family}``, so here only what the families import counts."""
 
 
+DATA = {
+    "pipeline.evaluation.card": ["pipeline/evaluation/templates/card.md.j2"],
+    "pipeline.evaluation.report": ["pipeline/evaluation/templates/report.html.j2"],
+}
+"""Modules to the files that they read beside themselves."""
+
+
 def closures() -> dict[str, set[str]]:
     """Stage to the files, relative to the project, of its compute closure."""
     graph = grimp.build_graph("pipeline", "stages", cache_dir=None, exclude_type_checking_imports=True)
     stages = [name for name in graph.find_children("stages") if not excepted(name)]
-    return {stage.removeprefix("stages."): {_file(module) for module in _reach(graph, stage)} for stage in stages}
+    return {stage.removeprefix("stages."): _files(_reach(graph, stage)) for stage in stages}
+
+
+def _files(modules: set[str]) -> set[str]:
+    return {_file(module) for module in modules} | {file for module in modules for file in DATA.get(module, [])}
 
 
 def excepted(module: str) -> bool:
@@ -67,7 +79,12 @@ def _file(module: str) -> str:
 def listed(definition: dict[str, Any]) -> list[str]:
     """The code dependencies of a stage's definition, without templated ones."""
     deps = definition.get("do", definition).get("deps", [])
-    return [dep for dep in deps if dep.endswith(".py") and "${" not in dep]
+    return [dep for dep in deps if is_code(dep) and "${" not in dep]
+
+
+def is_code(dep: str) -> bool:
+    """Whether a dependency is the project's own, not an artifact."""
+    return dep.startswith(("pipeline/", "stages/"))
 
 
 def main(write: bool, root: Path) -> int:
@@ -83,7 +100,7 @@ def main(write: bool, root: Path) -> int:
             wrong += 1
             print(f"{stage}: missing {sorted(files - set(listed(definition)))}, surplus {sorted(set(listed(definition)) - files)}")
         body = definition.get("do", definition)
-        others = [dep for dep in body.get("deps") or [] if not dep.endswith(".py") or "${" in dep]
+        others = [dep for dep in body.get("deps") or [] if not is_code(dep) or "${" in dep]
         body["deps"] = [*others, *sorted(files)]
     if write:
         with path.open("w") as file:

@@ -9,7 +9,6 @@ from pipeline.artifacts.files import read_json, write_json
 from pipeline.artifacts.signature import library_versions
 from pipeline.errors import ParamsError, WhorlError
 from pipeline.params.classifier import AdoptedClassifier
-from pipeline.params.data import DigitsSource, FolderSource, ParquetSource
 from pipeline.params.root import PARAMS_FILE, Params, load_params
 
 
@@ -32,7 +31,8 @@ def check(params: Params, path: Path = PARAMS_FILE) -> None:
     """
     from pipeline.attacks.registry import parse_options  # these import torch, which a repeated check does without
     from pipeline.classifiers.activations import choose_neurons, layer_sizes
-    from pipeline.classifiers.adopt import adopt
+    from pipeline.classifiers.adopt import adopt, check_logits
+    from pipeline.classifiers.model import freeze
     from pipeline.classifiers.zoo import build_untrained
     from pipeline.data.sources.registry import open_source
 
@@ -42,7 +42,8 @@ def check(params: Params, path: Path = PARAMS_FILE) -> None:
     if isinstance(given, AdoptedClassifier):
         classifier = adopt(given, classes, image.channels)
     else:
-        classifier = build_untrained(given, classes, image.channels)
+        classifier = freeze(build_untrained(given, classes, image.channels))
+        check_logits(classifier, classes, image.channels)
     sizes = layer_sizes(classifier, list(params.activations.layers), (image.channels, image.height, image.width))
     pool = choose_neurons(sizes, params.activations.layers, params.activations.seed)
     for layer, weight in params.fingerprints.layer_weights.items():
@@ -51,23 +52,6 @@ def check(params: Params, path: Path = PARAMS_FILE) -> None:
                 f"{path}: fingerprints.k: {params.fingerprints.k} is larger than layer {layer!r}, "
                 f"where at most its {len(pool[layer])} neurons were expected."
             )
-
-
-def source_state(params: Params) -> dict[str, list[int]]:
-    """Size and time of change of every file of the data source (none for the digits)."""
-    match params.data.source:
-        case DigitsSource():
-            return {}
-        case ParquetSource(files=files):
-            found = [match for patterns in files.values() for pattern in patterns for match in _matches(pattern)]
-        case FolderSource(roots=roots):
-            found = [file for root in roots.values() for file in Path(root).rglob("*") if file.is_file()]
-    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(found)}
-
-
-def _matches(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))) if not path.is_file() else [path]
 
 
 def _state(path: Path, params: Params) -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -72,9 +73,18 @@ def detect(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 128,
 ) -> None:
     """Says of images whether they are under attack. Exit status: 0 all clean, 1 some flagged, 2 an error."""
-    from pipeline.detect import detect_files
+    try:
+        from pipeline.detect import detect_files
 
-    raise typer.Exit(detect_files(paths, guard, as_json=as_json, batch_size=batch_size))
+        status = detect_files(paths, guard, as_json=as_json, batch_size=batch_size)
+    except WhorlError:
+        raise
+    except KeyboardInterrupt:
+        status = 130
+    except Exception:  # Python's (and Typer's) own status for it would be 1: some flagged
+        traceback.print_exc()
+        status = 2
+    raise typer.Exit(status)
 
 
 @app.command()

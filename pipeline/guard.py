@@ -6,9 +6,9 @@
 ...     print(inspection.label_name, inspection.probability, inspection.p_value, inspection.verdict)
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 from pipeline.artifacts.guards import read_guard
 from pipeline.classifiers.activations import activations
 from pipeline.classifiers.model import Classifier, freeze, to_float
-from pipeline.data.decode import decode
+from pipeline.data.decode import Unusable, decode_image
 from pipeline.detectors.base import Detector
 from pipeline.detectors.conformal import Calibration
 from pipeline.errors import GuardError
@@ -28,6 +28,7 @@ from pipeline.fingerprints.draws import FreshDraws
 from pipeline.params.data import ImageFormat
 
 Images = npt.NDArray[np.uint8] | torch.Tensor | Sequence[Image.Image]
+_WANTED = "where a uint8 array, a float tensor or a sequence of Pillow images was expected"
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,11 @@ class Guard:
             batch_size: images a forward pass; changes no result beyond rounding.
 
         Raises:
-            GuardError: images of another kind, shape or range.
+            GuardError: images of another kind, shape or range, a Pillow image that the guard's format refuses, or a batch size
+                below 1.
         """
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise GuardError(f"batch_size: {batch_size!r}, where a whole number of at least 1 was expected.")
         batch = self._batch(images)
         found: list[Inspection] = []
         for start in range(0, len(batch), batch_size):
@@ -136,17 +140,26 @@ class Guard:
             return self._tensor(images)
         if isinstance(images, np.ndarray):
             return self._array(images)
-        if all(isinstance(image, Image.Image) for image in images):
-            pixels = [decode(_encoded(image), self.format) for image in images]
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+            pixels = [self._pixels(row, image) for row, image in enumerate(images)]
             return to_float(np.stack(pixels)) if pixels else torch.empty((0, *self._shape))
-        raise GuardError(f"images: a {type(images).__name__}, where a uint8 array, a float tensor or Pillow images were expected.")
+        raise GuardError(f"images: an object of type {type(images).__name__}, {_WANTED} (a single image as a list of one).")
+
+    def _pixels(self, row: int, image: Image.Image) -> npt.NDArray[np.uint8]:
+        if not isinstance(image, Image.Image):
+            raise GuardError(f"images: a list whose item {row} is of type {type(image).__name__}, {_WANTED}.")
+        try:
+            return decode_image(image, self.format)
+        except Unusable as error:
+            raise GuardError(f"images: item {row} cannot be used ({error}), where an image that the guard takes was expected.") from error
 
     def _tensor(self, images: torch.Tensor) -> torch.Tensor:
-        if not images.is_floating_point() or images.shape[1:] != self._shape:
+        if not images.is_floating_point() or images.layout != torch.strided or images.shape[1:] != self._shape:
             raise GuardError(f"images: a tensor of {images.dtype} {tuple(images.shape)}, where floats (N, {self._said}) were expected.")
+        images = images.float()  # before they are compared, which the smallest types cannot be
         if len(images) and not (images.min() >= 0 and images.max() <= 1):
             raise GuardError(f"images: values from {images.min():g} to {images.max():g}, where [0, 1] was expected.")
-        return images.float()
+        return images
 
     def _array(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         if images.ndim == 3 and self.format.channels == 1:
@@ -165,10 +178,3 @@ class Guard:
     @property
     def _said(self) -> str:
         return ", ".join(map(str, self._shape))
-
-
-def _encoded(image: Image.Image) -> bytes:
-    """A Pillow image as PNG, so that it goes through the same checks and the same conversion as a file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -7,39 +7,35 @@ import sys
 from pathlib import Path
 
 from pipeline.artifacts import paths
-from pipeline.artifacts.files import read_json, write_json
-from pipeline.checks import ensure_checked, source_state
+from pipeline.checks import ensure_checked
 from pipeline.distributed.environment import prepare_environment
 from pipeline.distributed.runtime import ray_session
+from pipeline.outside import changed_stages
 from pipeline.params.root import Params, load_params
-
-SOURCE = paths.WORK / "source.json"
 
 
 def run_repro(targets: list[str], *, force: bool) -> int:
     """Runs ``dvc repro``; returns its exit status.
 
-    What DVC cannot see is done here: images that were changed in place outside the project make ``prepare`` run again, and
-    the data sets of attacks, and detectors, that are no longer in the params are removed.
+    What DVC cannot see is done here: stages whose inputs outside the project have changed run again, and the data sets of
+    attacks, and detectors, that are no longer in the params are removed.
     """
     prepare_environment()
     params = load_params()
     ensure_checked()
     _remove_orphans(params)
-    state, changed = source_state(params), False
-    if SOURCE.is_file() and (paths.DATA / "manifest.json").is_file():
-        changed = read_json(SOURCE) != state
+    changed = changed_stages(params)
     if not (force or changed or targets) and _dvc("status", "--quiet") == 0:
         print("Everything is up to date with params.yaml; nothing was run.")
         return 0
     with ray_session() as address:
         os.environ["RAY_ADDRESS"] = address
-        if changed and (status := _dvc("repro", "--force", "--single-item", "prepare")):
-            return status
-        status = _dvc("repro", *(["--force"] if force else []), *targets)
-    if status == 0:
-        write_json(SOURCE, state)
-    return status
+        for stage in changed:
+            print(f"What {stage} reads from outside the project has changed.")
+            # With --single-item: what depends on it runs below, and only where its result is another.
+            if status := _dvc("repro", "--force", "--single-item", stage):
+                return status
+        return _dvc("repro", *(["--force"] if force else []), *targets)
 
 
 def _dvc(*arguments: str) -> int:

@@ -1,6 +1,6 @@
 """Mirrors a finished run into MLflow; the only module that imports mlflow.
 
-A run is either whole or not there: it is looked for by its digest first, built under a lock, marked FINISHED last, and
+A run is either whole or not there: it is looked for by its identity first, built under a lock, marked FINISHED last, and
 deleted where anything fails. What is logged are records that the stages left, so a run that came from the cache is told
 as fully as one that was computed.
 """
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.paths import MLFLOW
 from pipeline.errors import WhorlError
+from pipeline.params.flat import flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
-DIGEST_TAG = "whorl.digest"
+IDENTITY_TAG = "whorl.identity"
 VALUE_LIMIT = 6000
 """Characters of a param's value that MLflow stores."""
 TAG_LIMIT = 8000
@@ -81,7 +82,7 @@ class RunRecord:
 
     Attributes:
         name: that people see.
-        digest: of everything upstream (the entries of ``dvc.lock``); one run is kept for each.
+        identity: of everything that the run was made from, ``publish`` included; one run is kept for each.
         commit: of the code.
         params: the whole params file, nested.
         metrics: flat; None and values that are not finite are left out.
@@ -93,7 +94,7 @@ class RunRecord:
     """
 
     name: str
-    digest: str
+    identity: str
     commit: str
     params: Mapping[str, Any]
     metrics: Mapping[str, float | None]
@@ -109,18 +110,8 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI", f"{_SQLITE}{MLFLOW / 'mlflow.db'}")
 
 
-def initialise(uri: str) -> None:
-    """Creates the schema of a sqlite tracking database, one process at a time; on a server it only asks for an answer.
-
-    Raises:
-        WhorlError: the tracking store cannot be opened.
-    """
-    with _locked(uri):
-        _open(uri)
-
-
 def log_run(record: RunRecord, *, uri: str, experiment: str) -> str:
-    """Logs a run with a child for each stage, unless a finished one with the same digest is there already.
+    """Logs a run with a child for each stage, unless a finished one with the same identity is there already.
 
     Args:
         record: what to log.
@@ -137,12 +128,12 @@ def log_run(record: RunRecord, *, uri: str, experiment: str) -> str:
     with _locked(uri) as alone:
         client = _open(uri)
         experiment_id = _experiment(client, experiment, uri)
-        if finished := _runs(client, experiment_id, record.digest, "FINISHED"):
+        if finished := _runs(client, experiment_id, record.identity, "FINISHED"):
             return finished[0]
         if alone:
             # Under the lock nobody else is writing, so an unfinished run was left by a process that was killed.
             for status in ("RUNNING", "FAILED"):
-                _delete(client, experiment_id, _runs(client, experiment_id, record.digest, status))
+                _delete(client, experiment_id, _runs(client, experiment_id, record.identity, status))
         return _log_whole(client, experiment_id, record)
 
 
@@ -154,18 +145,6 @@ def curves(history: Iterable[Mapping[str, Any]], *, step: str) -> dict[str, list
             if key != step and value is not None:
                 turned.setdefault(key, []).append((int(row[step]), float(value)))
     return turned
-
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested params as dotted key to text; lists, numbers, booleans and null are written as JSON, empty mappings as ``{}``."""
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        name = f"{prefix}{_legal(str(key))}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return flat
 
 
 def _legal(name: str) -> str:
@@ -221,8 +200,8 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def _runs(client: "MlflowClient", experiment_id: str, digest: str, status: str) -> list[str]:
-    query = f"tags.`{DIGEST_TAG}` = '{digest}' and attributes.status = '{status}'"
+def _runs(client: "MlflowClient", experiment_id: str, identity: str, status: str) -> list[str]:
+    query = f"tags.`{IDENTITY_TAG}` = '{identity}' and attributes.status = '{status}'"
     return [run.info.run_id for run in client.search_runs([experiment_id], query)]
 
 
@@ -238,7 +217,7 @@ def _delete(client: "MlflowClient", experiment_id: str, parents: Iterable[str]) 
 def _log_whole(client: "MlflowClient", experiment_id: str, record: RunRecord) -> str:
     now = _now()
     tags = {
-        DIGEST_TAG: record.digest,
+        IDENTITY_TAG: record.identity,
         "mlflow.source.git.commit": record.commit,
         "mlflow.source.name": "dvc repro",
         "mlflow.source.type": "LOCAL",
@@ -283,7 +262,7 @@ def _write(
 ) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
-    flat = flatten(params)
+    flat = {_legal(key): value for key, value in flatten(params)}
     for part in _batches([Param(key, _cut(value, VALUE_LIMIT)) for key, value in flat.items()], _PARAMS_A_BATCH):
         client.log_batch(run_id, params=part)
     if cut := [key for key, value in flat.items() if len(value) > VALUE_LIMIT]:

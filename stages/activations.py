@@ -21,7 +21,7 @@ from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes
 from pipeline.classifiers.model import freeze, to_float
-from pipeline.distributed.device import worker_device
+from pipeline.distributed.profile import profile_device
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.params.activations import ActivationParams
 from pipeline.params.root import load
@@ -46,7 +46,12 @@ def main() -> None:
         images, pool, store = ImageSet.open(paths.DATA), draw_pool(params.activations), ShardStore(paths.SHARDS / "activations")
         tasks = list(plan(params.activations, list(params.attacks), images, pool))
         with store.locked():
-            shard_map(partial(shard_activations, Path.cwd(), params.activations, pool), tasks, store, title="activations: images")
+            shard_map(
+                partial(shard_activations, Path.cwd(), profile_device(), params.activations, pool),
+                tasks,
+                store,
+                title="activations: images",
+            )
             write_features(paths.ACTIVATIONS, images.class_names, pool, {task.name: task.signature for task in tasks}, store)
         run.log({"images": sum(task.size for task in tasks), **{f"neurons_{layer}": len(chosen) for layer, chosen in pool.items()}})
 
@@ -64,6 +69,7 @@ def plan(
     """A task a shard of clean images, and one a shard of each attack's."""
     code, classifier = code_digest("activations"), open_artifact(paths.CLASSIFIER, "classifier")
     known: dict[str, Any] = {
+        "device": profile_device(),
         "activations": params.model_dump(mode="json"),
         "pool": {layer: chosen.tolist() for layer, chosen in pool.items()},
     }
@@ -81,9 +87,10 @@ def plan(
             yield from (task(name, shard, adversarial.inputs(shard)) for shard in adversarial.shards(split))
 
 
-def shard_activations(root: Path, params: ActivationParams, pool: dict[str, npt.NDArray[np.int64]]) -> Callable[[Shard], ShardOutput]:
+def shard_activations(
+    root: Path, device: str, params: ActivationParams, pool: dict[str, npt.NDArray[np.int64]]
+) -> Callable[[Shard], ShardOutput]:
     """Loads the classifier once; returns the function that computes a shard."""
-    device = worker_device()
     classifier = freeze(read_classifier(root / paths.CLASSIFIER)).to(device)
     width = sum(len(chosen) for chosen in pool.values())
 

@@ -16,7 +16,7 @@ from pipeline.attacks.base import AttackOptions
 from pipeline.attacks.generate import attack_images
 from pipeline.attacks.registry import parse_options
 from pipeline.classifiers.model import freeze
-from pipeline.distributed.device import worker_device
+from pipeline.distributed.profile import profile_device
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.params.attacks import GenerationParams
 from pipeline.params.root import load
@@ -33,7 +33,7 @@ def main(name: str) -> None:
     with stage_run("attack", params, name) as run:
         images, store = ImageSet.open(paths.DATA), ShardStore(paths.SHARDS / f"attack-{name}")
         tasks = plan(name, options, params.generation, images)
-        build = partial(shard_attack, Path.cwd(), name, options, params.generation)
+        build = partial(shard_attack, Path.cwd(), profile_device(), name, options, params.generation)
         with store.locked():
             shard_map(build, tasks, store, title=f"attack {name}: images")
             run.log(write_adversarial(paths.attack(name), name, {task.name: task.signature for task in tasks}, store))
@@ -43,7 +43,12 @@ def plan(name: str, options: AttackOptions, generation: GenerationParams, images
     """A task a shard of the attacked splits."""
     code, classifier = code_digest("attack", family=options.family), open_artifact(paths.CLASSIFIER, "classifier")
     weights = {file: classifier.sha256(file) for file in classifier.files}
-    known = {"name": name, "options": options.model_dump(mode="json"), "generation": generation.model_dump(mode="json")}
+    known = {
+        "device": profile_device(),
+        "name": name,
+        "options": options.model_dump(mode="json"),
+        "generation": generation.model_dump(mode="json"),
+    }
     shards = [shard for split in SPLITS for shard in images.shards(split)]
     return [
         ShardTask(
@@ -56,9 +61,8 @@ def plan(name: str, options: AttackOptions, generation: GenerationParams, images
     ]
 
 
-def shard_attack(root: Path, name: str, options: AttackOptions, generation: GenerationParams) -> Callable[[str], ShardOutput]:
+def shard_attack(root: Path, device: str, name: str, options: AttackOptions, generation: GenerationParams) -> Callable[[str], ShardOutput]:
     """Loads the classifier once; returns the function that attacks a shard."""
-    device = worker_device()
     classifier = freeze(read_classifier(root / paths.CLASSIFIER)).to(device)
     images = ImageSet.open(root / paths.DATA)
 

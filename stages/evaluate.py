@@ -1,4 +1,4 @@
-"""Measures every detector on every attack, on the images of ``test``, which is read here for the first and only time."""
+"""Measures every detector on every attack, on the images of ``test``: no choice is made after this."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +43,8 @@ def main() -> None:
         tasks = list(plan(detectors, [CLEAN, *params.attacks], params.evaluation))
         with store.locked():
             shard_map(partial(shard_scores, Path.cwd(), params.evaluation), tasks, store, title="evaluate: images")
-            tables = [read_table(store.folder(task.signature) / "rows.parquet") for task in tasks]
+            tables = [read_table(store.read(task.name, task.signature)[0] / "rows.parquet") for task in tasks]
+            store.keep(task.signature for task in tasks)
         scores = pa.concat_tables(tables)
         write_table(paths.SCORES, scores)
         write_json(paths.CALIBRATION, {name: read_detector(paths.detector(name), paths.BANK).calibration.counts() for name in detectors})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from pipeline.artifacts.files import read_json, write_bytes
 from pipeline.artifacts.guards import write_guard
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
-from pipeline.artifacts.records import read_record
-from pipeline.artifacts.reports import gather_report, label, timings, upstream_stages
+from pipeline.artifacts.records import plain_params, read_record
+from pipeline.artifacts.reports import Stages, gather_report, label, timings, upstream_stages
+from pipeline.artifacts.signature import code_digest, signature
 from pipeline.errors import ArtifactError
 from pipeline.evaluation.card import render_card
 from pipeline.evaluation.figures import detection_overview, fingerprint_heatmap, roc_figure, score_histograms, to_png, training_curves
@@ -42,15 +44,23 @@ def main() -> None:
 
 
 def commit() -> str:
-    """The git commit that is checked out, ``-dirty`` where files differ from it; ``unknown`` outside a repository."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], capture_output=True, text=True, check=False
-    )
-    return said.stdout.strip() or "unknown"
+    """The git commit that is checked out, ``unknown`` outside a repository."""
+    return _git("rev-parse", "HEAD") or "unknown"
+
+
+def dirty() -> bool:
+    """Whether tracked files differ from the commit; ``dvc.lock``, which the run itself rewrites, is left out."""
+    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{LOCK}"))
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def write_figures(inputs: ReportInputs) -> None:
     """The report's figures as files of their own."""
+    shutil.rmtree(paths.FIGURES, ignore_errors=True)
     detectors, attacks = list(inputs.calibration), [row["attack"] for row in inputs.attacks]
     figures = {
         "detection": detection_overview(inputs.metrics, detectors, attacks, inputs.alpha),
@@ -64,11 +74,14 @@ def write_figures(inputs: ReportInputs) -> None:
         write_bytes(paths.FIGURES / f"{name}.png", to_png(figure))
 
 
-def upstream_digest() -> str:
-    """The digest of every entry of ``dvc.lock`` before ``publish``: what the run is made of."""
+def upstream_digest(stages: Stages) -> str:
+    """The digest of the entries of ``dvc.lock`` before ``publish``: what the run is made of."""
     if not LOCK.is_file():
         raise ArtifactError(f"{LOCK}: there is no such file, where the record of the stages before publish was expected; run `dvc repro`.")
-    entries = {name: entry for name, entry in read_yaml(LOCK)["stages"].items() if name != "publish"}
+    names, locked = [label(stage, item) for stage, item in stages], read_yaml(LOCK)["stages"]
+    if missing := [name for name in names if name not in locked]:
+        raise ArtifactError(f"{LOCK}: has no entries for {missing}, where one for each stage before publish was expected; run `dvc repro`.")
+    entries = {name: locked[name] for name in names}
     return hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -92,10 +105,10 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
         )
         for split, count in inputs.counts.items()
     ]
-    seconds = timings(stages)
+    seconds, upstream = timings(stages), upstream_digest(stages)
     return RunRecord(
         name=f"{inputs.classifier['network']} on {inputs.params['data']['source']['kind']}",
-        digest=upstream_digest(),
+        identity=signature("publish", code=code_digest("publish"), params=plain_params(params), inputs={"upstream": upstream}),
         commit=inputs.commit,
         params=inputs.params,
         metrics=metrics,
@@ -108,7 +121,12 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
             "guard": [paths.GUARD / "README.md", paths.GUARD / "manifest.json"],
         },
         datasets=data,
-        tags={"whorl.guard_detector": inputs.guard_detector, "whorl.promise": inputs.promise or "holds"},
+        tags={
+            "whorl.digest": upstream,
+            "whorl.dirty": str(dirty()).lower(),
+            "whorl.guard_detector": inputs.guard_detector,
+            "whorl.promise": inputs.promise or "holds",
+        },
         stages=[stage_record(stage, item, seconds.get(label(stage, item)), history) for stage, item in stages],
     )
 

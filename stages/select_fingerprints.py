@@ -32,6 +32,7 @@ def main() -> None:
                 partial(shard_selection, Path.cwd(), params.selection, params.fingerprints.seed), tasks, store, title="select: classes"
             )
             selected = {task.name: read_selected(store, task.name, task.signature) for task in tasks}
+            store.keep(task.signature for task in tasks)
         bank = assemble(selected, features.layout, len(features.class_names), params.selection)
         write_bank(paths.BANK, bank, selected)
         run.log({"fingerprints": len(bank.fingerprints), "groups": len(bank.names), "pooled_classes": len(bank.pooled_reasons)})

@@ -21,7 +21,7 @@ def main(name: str) -> None:
         features = FeatureSet.open(paths.ACTIVATIONS)
         detector = FingerprintDetector(read_bank(paths.BANK), given.statistic, given.draw)
         clean = features.read_split(CLEAN, "calibrate")
-        groups = group_classes(features.read_split(CLEAN, "fit").predicted, len(features.class_names), len(clean), alpha)
+        groups = group_classes(features.predicted(CLEAN, "fit"), len(features.class_names), len(clean), alpha)
         draws = ImageRandom(params.calibration.seed, f"calibrate/{name}", clean.ids)
         calibration = Calibration.fit(detector.scores(clean.neurons, clean.predicted, draws), clean.predicted, groups)
         write_detector(paths.detector(name), name, given, calibration, alpha)

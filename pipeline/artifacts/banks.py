@@ -1,5 +1,6 @@
 """Selections and the bank at rest."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 from pipeline.artifacts.files import read_arrays, write_arrays, write_json
 from pipeline.artifacts.manifest import Artifact, open_artifact, seal
 from pipeline.artifacts.store import ShardOutput, ShardStore
-from pipeline.errors import ArtifactError
 from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.selection import Selected
 
@@ -24,16 +24,15 @@ def selected_output(selected: Selected) -> ShardOutput:
 
 def read_selected(store: ShardStore, name: str, signature: str) -> Selected:
     """The selection that a worker wrote."""
-    about = store.about(signature)
-    if about is None:
-        raise ArtifactError(f"{store.folder(signature)}: the selection of group {name} is missing or damaged; run again.")
-    arrays = read_arrays(store.folder(signature) / "arrays.safetensors")
+    folder, about = store.read(name, signature)
+    arrays = read_arrays(folder / "arrays.safetensors")
     p_value = arrays.pop("p_value")
     return Selected(about["group"], Fingerprints(**arrays), p_value, about["clean"], about["attacked"], about["reasons"])
 
 
 def write_bank(folder: Path, bank: Bank, selected: Mapping[str, Selected]) -> None:
     """Writes the ``bank`` artifact, with what became of every group's candidates."""
+    shutil.rmtree(folder, ignore_errors=True)
     put_bank(folder, bank)
     selection = {
         name: {"clean": group.clean, "attacked": group.attacked, "reasons": group.reasons, "kept": len(group.fingerprints)}

@@ -1,5 +1,6 @@
 """Detectors at rest: what was fitted, and their calibration."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def get_detector(artifact: Artifact, bank: Artifact) -> CalibratedDetector:
 
 def write_detector(folder: Path, name: str, params: DetectorParams, calibration: Calibration, alpha: float) -> None:
     """Writes the ``detector`` artifact."""
+    shutil.rmtree(folder, ignore_errors=True)
     put_detector(folder, params, calibration, alpha)
     seal(folder, kind="detector", stage=f"train_detector@{name}", about={"name": name})
 

@@ -81,6 +81,11 @@ class FeatureSet:
             ids=rows.column("id").to_pylist(), neurons=self.artifact.arrays(f"{shard}.arrays.safetensors")["neurons"], **columns
         )
 
+    def predicted(self, source: str, split: str) -> npt.NDArray[np.int64]:
+        """The predicted classes of a source's images in a split, without their neurons."""
+        tables = [self.artifact.table(f"{shard}.rows.parquet") for shard in self.shards(source, split)]
+        return np.concatenate([np.empty(0, np.int64), *(table.column("predicted").to_numpy() for table in tables)])
+
     def stream(self, sources: Iterable[str], split: str) -> Iterator[tuple[str, Features]]:
         """Shards one at a time, in a fixed order, each with its source's name."""
         for source in sources:

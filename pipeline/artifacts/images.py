@@ -1,8 +1,9 @@
 """Prepared images as Parquet shards in the layout of the Hugging Face Hub: encoded bytes and label, plus id, split and origin."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ def write_images(folder: Path, prepared: "Prepared", format: ImageFormat, shard_
     Returns:
         split to number of images.
     """
+    shutil.rmtree(folder, ignore_errors=True)
     schema = image_schema(prepared.class_names)
     counts: dict[str, int] = {}
     shards: dict[str, dict[str, int]] = {}
@@ -58,7 +60,7 @@ def write_images(folder: Path, prepared: "Prepared", format: ImageFormat, shard_
         for name, members in _cut(split, images, shard_size):
             write_table(folder / f"{name}.parquet", pa.Table.from_pylist([_row(image) for image in members], schema=schema))
             shards[split][name] = len(members)
-    quarantined = [vars(entry) for entry in prepared.quarantined]
+    quarantined = [asdict(entry) for entry in prepared.quarantined]
     write_json(folder / "quarantine.json", quarantined)
     about = {
         "class_names": list(prepared.class_names),

@@ -1,7 +1,7 @@
 """The only catalogue of what a run writes.
 
-Covered by the promise of byte-identical reruns: everything in ``COVERED``. Excepted: the report and its figures' file,
-the guard's card, timings, the work folder and MLflow's files.
+Covered by the promise of byte-identical reruns: everything in ``COVERED``. Excepted: the report (it names the commit and
+the stages' timings), the work folder and MLflow's files.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ FIGURES = REPORTS / "figures"
 REPORT = REPORTS / "report.html"
 GUARD = ROOT / "guard"
 
-COVERED = (DATA, CLASSIFIER, ATTACKS, ACTIVATIONS, CANDIDATES, BANK, DETECTORS, RECORDS, SCORES, CALIBRATION, METRICS)
+COVERED = (DATA, CLASSIFIER, ATTACKS, ACTIVATIONS, CANDIDATES, BANK, DETECTORS, RECORDS, SCORES, CALIBRATION, METRICS, FIGURES, GUARD)
 
 WORK = ROOT / ".work"
 """Shards under construction, timings and other notes to ourselves: never read by a result, safe to delete."""

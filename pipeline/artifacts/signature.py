@@ -33,7 +33,7 @@ def code_digest(stage: str, dvc_file: Path = Path("dvc.yaml"), **item: str) -> s
     deps = definition.get("do", definition).get("deps", [])
     for key, value in item.items():
         deps = [dep.replace(f"${{item.{key}}}", value) for dep in deps]
-    modules = sorted(dep for dep in deps if dep.endswith(".py"))
+    modules = sorted(dep for dep in deps if not dep.startswith("artifacts/"))
     return hashlib.sha256(json.dumps({module: digest(dvc_file.parent / module) for module in modules}).encode()).hexdigest()
 
 

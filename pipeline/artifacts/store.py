@@ -4,10 +4,11 @@ A shard lives in a folder named by its signature, so one from other params, othe
 it is renamed into place whole, and its record holds its files' hashes, so a truncated or altered one is noticed and redone.
 """
 
+import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,15 +81,28 @@ class ShardStore:
                 write_table(building / f"{name}.parquet", table)
             files = {path.name: digest(path) for path in sorted(building.iterdir())}
             write_json(building / RECORD, {"signature": signature, "files": files, "about": output.about})
-            place = self.folder(signature)
-            if place.exists():
-                shutil.rmtree(place)
-            os.replace(building, place)
+            while not self._put(building, signature):
+                shutil.rmtree(self.folder(signature), ignore_errors=True)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
+    def _put(self, building: Path, signature: str) -> bool:
+        """Renames a shard into its place; False where a damaged one is in the way.
+
+        A worker that outlived its killed driver may have put the same shard there: then that one stays.
+        """
+        try:
+            os.rename(building, self.folder(signature))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return self.about(signature) is not None
+        return True
+
     def gather(self, plan: Mapping[str, str], out: Path) -> dict[str, dict[str, Any]]:
-        """Copies every shard of the plan (name to signature) into ``out`` as ``NAME.ENDING`` and removes leftovers from the store.
+        """Copies every shard of the plan (name to signature) into ``out`` as ``NAME.ENDING``.
+
+        What was in ``out``, and leftovers of other plans in the store, are removed.
 
         Returns:
             name to the shard's facts, in the plan's order.
@@ -97,21 +111,28 @@ class ShardStore:
             ArtifactError: a shard of the plan is missing or damaged.
         """
         facts = {}
-        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
         for name, signature in plan.items():
-            if (about := self.about(signature)) is None:
-                raise ArtifactError(
-                    f"{self.folder(signature)}: shard {name} is missing or damaged, where a finished one was expected; run again."
-                )
-            facts[name] = about
-            for path in sorted(self.folder(signature).iterdir()):
+            folder, facts[name] = self.read(name, signature)
+            for path in sorted(folder.iterdir()):
                 if path.name != RECORD:
                     # Copied, not linked: DVC moves what is in `out` into its cache, which must not share bytes with this store.
                     shutil.copyfile(path, out / f"{name}.{path.name}")
-        self._remove_leftovers(set(plan.values()))
+        self.keep(plan.values())
         return facts
 
-    def _remove_leftovers(self, signatures: set[str]) -> None:
+    def read(self, name: str, signature: str) -> tuple[Path, dict[str, Any]]:
+        """The folder and the facts of a finished shard; raises ArtifactError where it is missing or damaged."""
+        if (about := self.about(signature)) is None:
+            raise ArtifactError(
+                f"{self.folder(signature)}: shard {name} is missing or damaged, where a finished one was expected; run again."
+            )
+        return self.folder(signature), about
+
+    def keep(self, signatures: Iterable[str]) -> None:
+        """Removes everything but these shards: those of other plans, and what killed writers left."""
+        signatures = set(signatures)
         for path in self.root.iterdir():
             if path.is_dir() and path.name not in signatures:
                 shutil.rmtree(path, ignore_errors=True)

@@ -83,7 +83,8 @@ def layer_sizes(classifier: Classifier, layers: Iterable[str], image_shape: tupl
     """The number of neurons of each layer for images of shape (C, H, W), in the order given.
 
     Raises:
-        ClassifierError: a layer is no module of the network, never runs, or its output has no row an image.
+        ClassifierError: a layer is no module of the network, never runs, or its output has no row an image; or the network
+            fails on such images.
     """
     layers, modes = tuple(layers), [(module, module.training) for module in classifier.modules()]
     images = torch.zeros(2, *image_shape, device=device_of(classifier))
@@ -91,6 +92,14 @@ def layer_sizes(classifier: Classifier, layers: Iterable[str], image_shape: tupl
     try:
         with torch.inference_mode(), tap(classifier, layers) as found:
             classifier(images)
+    except ClassifierError:
+        raise
+    except Exception as error:  # any network may be given, and it may raise anything
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ClassifierError(
+            f"activations.layers: the network fails on images of shape {tuple(images.shape)} ({said}), where outputs of "
+            f"{', '.join(layers)} were expected."
+        ) from error
     finally:
         for module, mode in modes:
             module.training = mode

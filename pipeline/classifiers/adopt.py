@@ -157,7 +157,7 @@ def adopt(params: AdoptedClassifier, num_classes: int, in_chans: int) -> Classif
 
 
 def check_logits(classifier: Classifier, num_classes: int, in_chans: int) -> None:
-    """Runs two grey images through a classifier on the CPU.
+    """Runs two grey images through a classifier in evaluation mode on the CPU.
 
     Raises:
         ClassifierError: it fails, or returns anything but finite logits of shape (2, num_classes).
@@ -167,7 +167,7 @@ def check_logits(classifier: Classifier, num_classes: int, in_chans: int) -> Non
     try:
         with torch.inference_mode():
             logits: object = classifier(images)
-    except Exception as error:  # the user's own network may raise anything
+    except Exception as error:  # any network may be given, for any input size, and it may raise anything
         raise ClassifierError(f"classifier: the network fails on two images ({_said(error)}), where {expected}.") from error
     if not isinstance(logits, Tensor):
         raise ClassifierError(f"classifier: the network returned {type(logits).__name__}, where {expected}.")

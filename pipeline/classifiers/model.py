@@ -67,17 +67,3 @@ def to_float(images: npt.NDArray[np.uint8]) -> Tensor:
         raise ClassifierError(f"images: an array of {images.dtype} {images.shape}, where uint8 of (N, C, H, W) was expected.")
     floats = torch.from_numpy(images.astype(np.float32)).div_(255)
     return floats.contiguous(memory_format=torch.channels_last)
-
-
-def predict(classifier: Classifier, images: npt.NDArray[np.uint8], batch_size: int) -> npt.NDArray[np.float32]:
-    """The logits (N, K) of uint8 images (N, C, H, W), computed in batches in the order given.
-
-    The classifier is expected to be in evaluation mode (see ``freeze``); its mode is left as it is.
-    """
-    device = device_of(classifier)
-    with torch.inference_mode():
-        # Without an image one black image tells K, so that an empty shard has logits of shape (0, K).
-        given = images if len(images) else np.zeros((1, *images.shape[1:]), images.dtype)
-        batches = (given[start : start + batch_size] for start in range(0, len(given), batch_size))
-        logits = [classifier(to_float(batch).to(device)).float().cpu().numpy() for batch in batches]
-    return np.concatenate(logits)[: len(images)]

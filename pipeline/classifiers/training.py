@@ -257,8 +257,3 @@ def _sums(model: nn.Module, images: npt.NDArray[np.uint8], labels: npt.NDArray[n
             loss = functional.cross_entropy(logits, expected, reduction="sum")
             sums += torch.stack([loss, (logits.argmax(1) == expected).sum()]).double()
     return sums
-
-
-def confusion(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
-    """Counts (K, K): row is the label, column the prediction."""
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)

@@ -46,15 +46,10 @@ class Unusable(DataError):
 
 
 def decode(encoded: bytes, format: ImageFormat) -> npt.NDArray[np.uint8]:
-    """Decodes an image into the given format.
-
-    An EXIF orientation is applied, so that the image is the one a viewer shows. A mode named in ``format.convert`` is
-    converted as Pillow does (transparency is dropped; 16-bit grey is scaled to 8 bits). With ``format.resize`` an image
-    of another size is scaled (bicubic, antialiased) until its shorter side fits and cropped at the centre. Of an
-    animation the first frame is taken.
+    """Decodes an image file into the given format, as ``decode_image`` does once its bytes are few enough and its header is read.
 
     Args:
-        encoded: a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM file.
+        encoded: a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM file. Of an animation the first frame is taken.
         format: the format to arrive at, and what is refused.
 
     Returns:
@@ -67,9 +62,29 @@ def decode(encoded: bytes, format: ImageFormat) -> npt.NDArray[np.uint8]:
     _check_bytes(encoded, format)
     with _silent_pillow():
         image = _opened(encoded)
+    return decode_image(image, format)
+
+
+def decode_image(image: Image.Image, format: ImageFormat) -> npt.NDArray[np.uint8]:
+    """Brings an opened image into the given format; its pixels are decoded only once its header has passed.
+
+    An EXIF orientation is applied, so that the image is the one a viewer shows. A mode named in ``format.convert`` is
+    converted as Pillow does (transparency is dropped; 16-bit grey is scaled to 8 bits). With ``format.resize`` an image
+    of another size is scaled (bicubic, antialiased) until its shorter side fits and cropped at the centre.
+
+    Args:
+        image: any Pillow image; of several frames the current one counts. Its pixels are loaded, and it is not changed otherwise.
+        format: the format to arrive at, and what is refused; its ``max_bytes`` is about files and is not looked at.
+
+    Returns:
+        uint8 of shape (C, H, W), in [0, 255].
+
+    Raises:
+        Unusable: with the first reason found, in the order empty, oversized, wrong_mode, wrong_size, truncated or unreadable.
+    """
+    with _silent_pillow():
         _check_header(image, format)
-        _decode_upright(image)
-        standard = _converted(image, _NATIVE[format.channels])
+        standard = _converted(_upright(image), _NATIVE[format.channels])
     _check_size(standard, format)
     if standard.size != (format.width, format.height):
         # Cuts before it scales: a very long thin image would otherwise grow beyond any memory.
@@ -129,6 +144,8 @@ def _opened(encoded: bytes) -> Image.Image:
 def _check_header(image: Image.Image, format: ImageFormat) -> None:
     native = _NATIVE[format.channels]
     width, height = image.size
+    if width * height == 0:
+        raise Unusable("empty", f"{height}x{width} pixels, where at least 1x1 was expected")
     if width * height > format.max_pixels:
         raise Unusable("oversized", f"{height}x{width} pixels, where at most {format.max_pixels} in all were expected")
     if image.mode in _UNKNOWN_RANGE:
@@ -145,10 +162,11 @@ def _check_size(image: Image.Image, format: ImageFormat) -> None:
         raise Unusable("wrong_size", f"{image.height}x{image.width} (height x width), where {format.height}x{format.width} was expected")
 
 
-def _decode_upright(image: Image.Image) -> None:
+def _upright(image: Image.Image) -> Image.Image:
+    """A copy with decoded pixels, turned as its EXIF orientation asks."""
     try:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        return ImageOps.exif_transpose(image)
     except Exception as error:
         raise _undecodable(error) from error
 

@@ -1,5 +1,6 @@
 """Split conformal calibration: p-values whose false-alarm rate holds whatever the distribution of the scores."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +29,16 @@ def group_classes(fit_predicted: npt.NDArray[np.int64], classes: int, calibratio
         Each class from 0 to K - 1, with its group: its own number, or ``pooled``.
 
     Raises:
-        WhorlError: ``fit`` has no images, or predictions outside of the classes.
+        WhorlError: ``fit`` has no images, or predictions outside of the classes; or ``calibrate`` has fewer than
+            1 / alpha - 1 images, where even the smallest p-value, 1 / (n + 1), is above alpha: nothing could ever be flagged,
+            and the promise would hold for want of any alarm.
     """
+    # Rounded, since the reciprocal of a rate such as 1/49 may come out a trace above the whole number.
+    if calibration_images < (least_images := math.ceil(round(1 / alpha, 9)) - 1):
+        raise WhorlError(
+            f"The calibrate split has {calibration_images} images, where at least {least_images} were expected: "
+            f"with fewer no image can ever be flagged at calibration.alpha, {alpha:g}."
+        )
     if not len(fit_predicted) or not 0 <= fit_predicted.min() <= fit_predicted.max() < classes:
         raise WhorlError(
             f"The fit split has {len(fit_predicted)} predictions, of {np.unique(fit_predicted).tolist()[:20]}, "

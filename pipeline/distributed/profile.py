@@ -29,6 +29,11 @@ class Profile(Section):
     """How often a killed worker is started again."""
 
 
+def profile_device() -> str:
+    """Where workers compute: ``cuda`` where the profile reserves a GPU for them, else ``cpu``."""
+    return "cuda" if load_profile().gpus_per_worker else "cpu"
+
+
 def load_profile() -> Profile:
     """The profile that ``WHORL_PROFILE`` names (``local`` where it is unset); raises ParamsError where it is no profile."""
     path = FOLDER / f"{os.environ.get('WHORL_PROFILE', 'local')}.yaml"

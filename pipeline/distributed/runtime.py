@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.distributed.environment import prepare_environment
+from pipeline.errors import WhorlError
 
 
 @contextmanager
@@ -19,7 +20,12 @@ def ray_session() -> Iterator[str]:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     # A cluster that is joined has decided about its dashboard itself.
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address != "local" else False)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address != "local" else False)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        problem = "Ray cannot be started here" if address == "local" else f"RAY_ADDRESS: {address!r} cannot be joined"
+        raise WhorlError(f"{problem} ({said}), where a running Ray cluster was expected.") from error
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:

@@ -49,6 +49,7 @@ def shard_map(build: Callable[[], Work[Payload]], tasks: list[ShardTask[Payload]
     Raises:
         WhorlError: what a worker raised, or that a worker died more often than the profile allows.
     """
+    store = ShardStore(store.root.resolve())  # a worker's current folder may be another
     missing = [task for task in tasks if store.about(task.signature) is None]
     with progress(title, sum(task.size for task in tasks)) as advance:
         advance(sum(task.size for task in tasks) - sum(task.size for task in missing))
@@ -124,7 +125,10 @@ class _Worker:
         import torch
 
         torch.set_num_threads(profile.cpus_per_worker)
-        self.store, self.work = store, build()
+        self.store, self.build = store, build
+        self.work: Work[Any] | None = None
 
     def run(self, task: ShardTask[Any]) -> None:
+        # Built here, not above: an error in an actor's constructor reaches the driver without its sentence.
+        self.work = self.work or self.build()
         self.store.write(task.signature, self.work(task.payload))

@@ -78,7 +78,7 @@ def train_classifier(
     Raises:
         ClassifierError: the machine has fewer CPUs or GPUs than the workers need.
         WhorlError: what a worker's input, params or classifier caused, as it was raised there.
-        ray.train.TrainingFailedError: workers failed more often than that.
+        WhorlError: workers failed more often than that.
     """
     from ray.util.queue import Queue
 
@@ -99,7 +99,7 @@ def train_classifier(
             outcome = _started(trainer)
             while not outcome.done():
                 tell(_next(reports))
-        progress = _last(outcome.result())
+        progress = _last(_ended(outcome))
         tell(progress.history)
     finally:
         reports.shutdown(force=True)
@@ -178,6 +178,19 @@ def _next(reports: "Queue") -> list[EpochRecord]:
         return [EpochRecord(**record) for record in reports.get(timeout=POLL)]
     except Empty:
         return []
+
+
+def _ended(outcome: "Future[Result]") -> "Result":
+    from ray.train import TrainingFailedError
+
+    try:
+        return outcome.result()
+    except TrainingFailedError as error:
+        said = str(error).strip().splitlines()
+        raise WhorlError(
+            f"Training: its workers failed more than {MAX_FAILURES} times ({said[0] if said else 'no reason was given'}), where they "
+            "were expected to finish; the finished epochs are kept, and the same command goes on from there."
+        ) from error
 
 
 def _last(result: "Result") -> Progress:

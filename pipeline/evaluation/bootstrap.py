@@ -24,12 +24,14 @@ class Tally:
     Attributes:
         numerator: (b,).
         denominator: (b,).
-        per_image: for a share of images, how much each image adds to the denominator (the seeds); None for an area.
+        units: how many independent yes-or-no observations the measure holds before any weighting, whatever the seeds: for
+            a share its images; for an area the pairs of a clean and an attacked image that can be formed with no image in
+            two of them.
     """
 
     numerator: Float64
     denominator: Float64
-    per_image: int | None
+    units: int
 
     def ratio(self) -> Float64:
         """The measure, (b,); NaN where the denominator is 0."""
@@ -74,7 +76,7 @@ def tally(scores: DetectorScores, weights: Float64, alphas: Mapping[str, float])
 
 def _share(counts: npt.NDArray[np.int64], weights: Float64, seeds: int) -> Tally:
     """Weighted mean over images and seeds of a yes or no that ``counts`` (n,) seeds said yes to."""
-    return Tally(counts.astype(np.float64) @ weights, seeds * weights.sum(axis=0), seeds)
+    return Tally(counts.astype(np.float64) @ weights, seeds * weights.sum(axis=0), len(counts))
 
 
 def _aurocs(scores: DetectorScores, weights: Float64, mask: npt.NDArray[np.bool_]) -> dict[str, Tally]:
@@ -97,4 +99,14 @@ def _aurocs(scores: DetectorScores, weights: Float64, mask: npt.NDArray[np.bool_
             ties = np.flatnonzero(high > low)
             numerators[attack] += 2 * wins + np.einsum("ib,ib->b", below[high[ties]] - below[low[ties]], attacked[attack][ties])
     total = weights[clean].sum(axis=0)
-    return {attack: Tally(numerators[attack], 2 * scores.seeds * total * times.sum(axis=0), None) for attack, times in attacked.items()}
+    return {
+        attack: Tally(
+            numerators[attack], 2 * scores.seeds * total * times.sum(axis=0), _disjoint_pairs(clean, scores.attacks[attack].images)
+        )
+        for attack, times in attacked.items()
+    }
+
+
+def _disjoint_pairs(clean: npt.NDArray[np.intp], attacked: npt.NDArray[np.int64]) -> int:
+    """How many (clean, attacked) pairs can be formed so that no image is in two of them, nor paired with itself."""
+    return min(len(clean), len(attacked), len(np.union1d(clean, attacked)) // 2)

@@ -46,9 +46,13 @@ def intervals(
 
     What is resampled are images, not rows (Efron and Tibshirani 1993, sections 13.3 and 8): the clean row, all attacked
     rows and all seeds of an image move together, and every detector meets the same resamples. A value is the mean over
-    seeds; its interval is that of this mean. A resample without a clean or without an attacked image is left out. A share
-    that is 0 or 1 on every image and seed is so in every resample too, which would claim certainty: it gets its Wilson
-    interval over the images instead.
+    seeds; its interval is that of this mean. A resample without a clean or without an attacked image is left out.
+
+    A measure that is exactly 0 or 1 is so in every resample too, which would claim certainty. A share gets its Wilson
+    interval over the images instead. So does an AUROC over k pairs of a clean and an attacked image with no image in two
+    of them: each pair is in order with the AUROC as its chance, independently of the others (Hoeffding, JASA 58, 1963,
+    section 5), however clean and attacked scores of one image hang together, and all k were in order (or none). That is
+    wider than it need be, since the other pairs are left out; where there is no such pair, nothing is known: 0 to 1.
 
     Args:
         detectors: name to its scores; all have the same images.
@@ -118,9 +122,8 @@ def _estimate(point: Tally, parts: Sequence[Tally], confidence: float) -> Estima
     value = float(point.ratio()[0])
     if np.isnan(value):
         return UNDEFINED
-    if point.per_image and value in (0.0, 1.0):
-        images = round(float(point.denominator[0]) / point.per_image)
-        return wilson(round(value * images), images, confidence)
+    if value in (0.0, 1.0):
+        return wilson(round(value) * point.units, point.units, confidence) if point.units else Estimate(value, 0.0, 1.0)
     values = np.concatenate([part.ratio() for part in parts])
     if np.isnan(values).all():
         return Estimate(value, None, None)

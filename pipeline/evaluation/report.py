@@ -35,6 +35,7 @@ from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
 from pipeline.evaluation.plotting import ROLES, percent
 from pipeline.evaluation.verdict import Rate, rate, verdict
+from pipeline.params.flat import flatten
 
 LISTED = 500
 """Rows of a list of files that the page prints; how many were left out is said."""
@@ -284,15 +285,6 @@ def inline_svg(svg: str, prefix: str, label: str) -> Markup:
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     # matplotlib escapes every text it writes, so what it wrote is safe to insert.
     return Markup('<svg role="img" aria-label="{}"').format(label) + Markup(opening.removeprefix("<svg") + ">" + rest)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key and value of each leaf of nested mappings, in their order; lists are written as JSON."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _seconds(value: float) -> str:

@@ -137,20 +137,6 @@ def block_moments(
     return accumulator.block
 
 
-def merge_blocks(a: CandidateBlock, b: CandidateBlock) -> CandidateBlock:
-    """The same candidates over the images of both blocks.
-
-    Raises:
-        WhorlError: the two are not of the same candidates and attacks.
-    """
-    if a.group != b.group or not np.array_equal(a.indices, b.indices) or set(a.attacked) != set(b.attacked):
-        raise WhorlError(
-            f"Blocks of the groups {a.group} and {b.group} cannot be merged, where the same candidates and attacks were expected."
-        )
-    attacked = {name: merge(moments, b.attacked[name]) for name, moments in a.attacked.items()}
-    return CandidateBlock(a.group, a.indices, a.layer, merge(a.clean, b.clean), attacked)
-
-
 def concatenate(blocks: Sequence[CandidateBlock]) -> CandidateBlock:
     """All candidates of one group from its blocks, which saw the same images.
 

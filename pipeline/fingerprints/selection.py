@@ -24,7 +24,7 @@ class Selected:
         fingerprints: the kept ones, in the order of the candidates.
         p_value: (F,) float64, Welch's t-test, not adjusted.
         clean: clean images behind the moments.
-        attacked: successful attacks behind them.
+        attacked: successful attacks behind them, an image counting once an attack.
         reasons: what became of the candidates, in the order in which they were judged: ``duplicate`` (the same index set
             again), ``too_few_images``, ``constant`` (no variance on one side), ``not_significant``, ``small_effect``,
             ``surplus`` (beyond the bank's size), ``kept``; adds up to the number of candidates.
@@ -48,17 +48,38 @@ def cohens_d(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
     return d
 
 
-def welch_p_values(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
-    """Two-sided p-values of Welch's t-test that the means are equal, (F,) (Welch, Biometrika 34, 1947)."""
-    result = ttest_ind_from_stats(attacked.mean, attacked.std(), attacked.count, clean.mean, clean.std(), clean.count, equal_var=False)
+def welch_p_values(clean: Moments, attacked: Moments, attacked_images: float) -> npt.NDArray[np.float64]:
+    """Two-sided p-values of Welch's t-test that the means are equal, (F,) (Welch, Biometrika 34, 1947).
+
+    Args:
+        clean: of independent images.
+        attacked: of images that may count several times, once an attack.
+        attacked_images: how many independent images stand behind ``attacked``, at least 2; the attacked side's standard
+            error, the correction of its variance and its degrees of freedom rest on this number and not on its count.
+    """
+    std = np.sqrt(attacked.m2 / attacked.count * attacked_images / (attacked_images - 1))
+    result = ttest_ind_from_stats(attacked.mean, std, attacked_images, clean.mean, clean.std(), clean.count, equal_var=False)
     return np.asarray(result.pvalue, np.float64)
+
+
+def independent_images(candidates: CandidateBlock, fit_attacks: Sequence[str]) -> float:
+    """A number of attacked images that is surely no larger than that of the distinct ones, and at least 2.
+
+    The same image may have been turned by every attack, and its scores are then no independent evidence. The block does
+    not know which images its moments came from, but they are at least as many as the successes of the most successful
+    attack, and so at least the mean over the attacks that had any (a cluster counts as one observation: Kish, Survey
+    Sampling, 1965, chapter 5).
+    """
+    counts = [count for name in fit_attacks if (count := candidates.attacked[name].count)]
+    return max(2.0, sum(counts) / max(1, len(counts)))
 
 
 def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: SelectionParams, rng: np.random.Generator) -> Selected:
     """Keeps candidates whose clean and attacked scores differ significantly and enough (Fisher et al. 2024, section 3).
 
     Significance is controlled over the group's candidates at a false-discovery rate (Benjamini and Hochberg 1995), since
-    thousands of tests at a fixed level would let in as many as that level's share of pure noise.
+    thousands of tests at a fixed level would let in as many as that level's share of pure noise. The moments and the
+    effect count an image once an attack; the test counts it once (see ``independent_images``).
 
     Args:
         candidates: all candidates of one group.
@@ -78,7 +99,8 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
     effect, p_value = np.zeros(len(fate)), np.ones(len(fate))
     if (tested := np.flatnonzero(fate == "kept")).size:
         some_clean, some_attacked = _some(clean, tested), _some(attacked, tested)
-        effect[tested], p_value[tested] = cohens_d(some_clean, some_attacked), welch_p_values(some_clean, some_attacked)
+        effect[tested] = cohens_d(some_clean, some_attacked)
+        p_value[tested] = welch_p_values(some_clean, some_attacked, independent_images(candidates, fit_attacks))
         fate[tested[np.abs(effect[tested]) < params.effect_size]] = "small_effect"
         fate[tested[false_discovery_control(p_value[tested]) > params.false_discovery_rate]] = "not_significant"
     fate[_surplus(np.flatnonzero(fate == "kept"), effect, params, rng)] = "surplus"

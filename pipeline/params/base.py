@@ -2,7 +2,7 @@
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 T = TypeVar("T")
 
@@ -27,8 +27,19 @@ def _fraction(value: object) -> object:
     return value
 
 
+def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuses what would measure nothing, or count something twice."""
+    if not values:
+        raise ValueError("the list is empty, where at least one value was expected")
+    if repeated := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"{', '.join(map(repr, repeated))} stands in the list more than once, where each value was expected once")
+    return values
+
+
 Sequence = Annotated[tuple[T, ...], Field(strict=False)]
 """A YAML list, held as a tuple so that the section stays frozen."""
+Unique = Annotated[tuple[T, ...], Field(strict=False), AfterValidator(_unique)]
+"""A YAML list of at least one value, and of none twice, held as a tuple."""
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]

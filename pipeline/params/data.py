@@ -36,6 +36,10 @@ class FolderSource(Section):
 Source = Annotated[DigitsSource | ParquetSource | FolderSource, Field(discriminator="kind")]
 
 
+Mode = Literal["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I;16B"]
+"""The Pillow modes that can be converted; ``I`` and ``F`` are none, since their values have no known range."""
+
+
 class ImageFormat(Section):
     """The one format that every prepared image has."""
 
@@ -44,7 +48,7 @@ class ImageFormat(Section):
     width: Positive
     resize: bool
     """Whether images of another size are scaled (shorter side, bicubic) and cropped at the centre, or quarantined."""
-    convert: Sequence[str]
+    convert: Sequence[Mode]
     """Pillow modes besides the one that ``channels`` implies (``L`` or ``RGB``) that are converted, not quarantined."""
     max_pixels: Positive
     """An image with more pixels than this (read from its header) is quarantined before it is decoded."""

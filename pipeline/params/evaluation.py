@@ -4,15 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.params.base import Count, Name, Positive, Section, Seed, Sequence
+from pipeline.params.base import Count, Name, Positive, Section, Seed, Unique
 
 
 class EvaluationParams(Section):
     """What is measured on ``test``, and with which intervals."""
 
-    alphas: Sequence[Annotated[float, Field(gt=0, lt=1)]]
+    alphas: Unique[Annotated[float, Field(gt=0, lt=1)]]
     """False-alarm rates at which detection is reported."""
-    seeds: Sequence[Seed]
+    seeds: Unique[Seed]
     """One set of draws, and of figures, per seed."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
     bootstrap: Positive

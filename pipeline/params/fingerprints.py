@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Name, Positive, Section, Seed, Sequence
+from pipeline.params.base import Name, Positive, Section, Seed, Unique
 
 
 class FingerprintParams(Section):
@@ -19,13 +19,11 @@ class FingerprintParams(Section):
     """Candidates a class."""
     block: Positive
     """Candidates of one Ray task."""
-    fit_attacks: Sequence[Name]
+    fit_attacks: Unique[Name]
     """The attacks whose successes make up the attacked side of the fit."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
-        if not self.fit_attacks:
-            raise ValueError("fit_attacks names no attack, where at least one was expected")
         if not any(self.layer_weights.values()):
             raise ValueError("layer_weights gives no layer a weight above 0")
         return self

@@ -46,6 +46,8 @@ class Params(Section):
             *_channel_problems(self),
             *_fingerprint_problems(self),
             *_name_problems(self),
+            *_draw_problems(self),
+            *_alpha_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -126,13 +128,28 @@ def _name_problems(params: Params) -> list[str]:
         for name in params.attacks
         if name == "clean"
     ]
-    problems += [
-        f"detectors.{name}.draw: {detector.draw} is more than selection.bank_size, {params.selection.bank_size}, "
-        "where at most that was expected"
-        for name, detector in params.detectors.items()
-        if detector.draw > params.selection.bank_size
-    ]
     return problems
+
+
+def _draw_problems(params: Params) -> list[str]:
+    """A bank that is drawn whole is the same for every input: nothing about the test would be random."""
+    least, most = params.selection.min_fingerprints, params.selection.bank_size
+    problems = [
+        f"detectors.{name}.draw: {detector.draw} of a bank that may hold as few as {least} (selection.min_fingerprints), "
+        "where fewer than that were expected, so that every draw is a random one"
+        for name, detector in params.detectors.items()
+        if detector.draw >= least
+    ]
+    if least > most:
+        problems.append(f"selection.min_fingerprints: {least} is more than selection.bank_size, {most}, where at most that was expected")
+    return problems
+
+
+def _alpha_problems(params: Params) -> list[str]:
+    alpha, measured = params.calibration.alpha, params.evaluation.alphas
+    if alpha in measured:
+        return []
+    return [f"calibration.alpha: {alpha:g} is not measured, where one of evaluation.alphas, {list(measured)}, was expected"]
 
 
 def read_yaml(path: Path) -> Any:

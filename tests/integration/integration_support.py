@@ -41,6 +41,14 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
+def flip(path: Path) -> None:
+    """Alters one bit of a file, which DVC may have made read-only."""
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 8
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
 class Chain:
     """A copy of the project in a folder of its own."""
 

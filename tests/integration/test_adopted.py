@@ -85,6 +85,22 @@ def test_nobody_said_what_the_classifier_has_seen_so_the_promise_is_void(adopted
     assert not (adopted.artifacts / ".work/training").exists()
 
 
+def test_what_changes_outside_the_project_is_noticed(adopted: Chain, tmp_path: Path) -> None:
+    """Another checkpoint at the same path, and an image changed in place: DVC sees neither."""
+    chain = adopted.clone(tmp_path / "copy")
+    weights = chain.folder / "weights.safetensors"
+    assert "nothing was run" in chain.repro().stdout
+    state = load_file(weights)
+    state["fc.bias"] = state["fc.bias"] + 0.25
+    save_file(state, weights)
+    changed = next((chain.folder / "mine/digit-0").iterdir())
+    Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+    done = chain.repro()
+    assert "Running stage 'train_classifier'" in done.stdout and "Running stage 'prepare'" in done.stdout
+    assert chain.hashes(Path("artifacts/classifier")) != adopted.hashes(Path("artifacts/classifier"))
+    assert "nothing was run" in chain.repro().stdout
+
+
 def test_the_guard_needs_the_user_s_package_and_says_so(adopted: Chain, tmp_path: Path) -> None:
     image = next((adopted.folder / "mine/digit-0").iterdir())
     adopted.run("whorl", "detect", str(image), expect=None)

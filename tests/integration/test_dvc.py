@@ -1,11 +1,13 @@
 """DVC as a user meets it: figures, differences and experiments."""
 
 import json
+import shutil
+import sqlite3
 import time
 from pathlib import Path
 
 import pytest
-from integration_support import Chain
+from integration_support import Chain, flip
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +66,31 @@ def test_bad_params_stop_before_any_work(chain: Chain) -> None:
     assert chain.hashes() == before
 
 
+def test_a_corrupted_input_of_the_workers_is_named_too(finished: Chain, tmp_path: Path) -> None:
+    """What a worker finds wrong when it starts reaches the user as the same sentence."""
+    chain = finished.clone(tmp_path / "copy")
+    path = chain.artifacts / "classifier/model.safetensors"
+    flip(path)
+    shutil.rmtree(chain.artifacts / ".work/shards/attack-fgsm")
+    done = chain.run("python", "-m", "stages", "attack", "fgsm", expect=2)
+    assert "model.safetensors" in done.stderr and "SHA-256" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_another_published_detector_is_another_mlflow_run(finished: Chain, tmp_path: Path) -> None:
+    chain = finished.clone(tmp_path / "copy")
+    chain.change({"publish.detector": "anomaly"})
+    done = chain.repro()
+    assert [line for line in done.stdout.splitlines() if line.startswith("Running stage")] == ["Running stage 'publish':"]
+    with sqlite3.connect(chain.artifacts / "mlflow/mlflow.db") as database:
+        tags = database.execute("select value from tags where key = 'whorl.guard_detector' order by value").fetchall()
+        digests = database.execute("select distinct value from tags where key = 'whorl.digest'").fetchall()
+    assert tags == [("anomaly",), ("likelihood_ratio",)] and len(digests) == 1
+
+
 def test_a_corrupted_artifact_is_named_with_the_command_that_rebuilds_it(finished: Chain, tmp_path: Path) -> None:
     chain = finished.clone(tmp_path / "copy")
     path = chain.artifacts / "bank/bank.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 8
-    path.chmod(0o644)
-    path.write_bytes(content)
+    flip(path)
     done = chain.run("python", "-m", "stages", "train_detector", "anomaly", expect=2)
     assert (
         "bank.safetensors" in done.stderr

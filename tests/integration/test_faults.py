@@ -1,8 +1,10 @@
 """The promises, really done: reruns, kills and other numbers of workers end in the same bytes."""
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +14,48 @@ from integration_support import SMALL, Chain
 
 pytestmark = pytest.mark.slow
 
-LONG = {"attacks.pgd.steps": 250, "data.shard_size": 32}
+LONG = {"attacks.pgd.steps": 150, "data.shard_size": 32}
 """An attack that takes long enough, in enough shards, to be interrupted in the middle."""
 
 
-def test_another_run_with_one_worker_ends_in_the_same_bytes(finished: Chain, tmp_path: Path) -> None:
-    """A second run, from nothing, in another folder, with one worker where the first had two; training included."""
+def test_another_run_with_one_worker_that_is_killed_ends_in_the_same_bytes(finished: Chain, tmp_path: Path) -> None:
+    """A second run, from nothing, in another folder, with one worker where the first had two; an attack's worker is killed."""
     chain = Chain.copy(tmp_path, SMALL, {"WHORL_PROFILE": "one"})
     profile = (chain.folder / "infra/profiles/ci.yaml").read_text().replace("workers: 2", "workers: 1")
     (chain.folder / "infra/profiles/one.yaml").write_text(profile)
-    chain.repro()
+    process = _start(chain, "whorl", "repro")
+    _wait(lambda: (chain.artifacts / ".work/shards/attack-pgd").is_dir() and bool(_worker_pids(process.pid)), process)
+    os.kill(_worker_pids(process.pid)[0], signal.SIGKILL)
+    assert process.wait(timeout=900) == 0, (chain.folder / "log").read_text()
     assert chain.hashes() == finished.hashes()
+
+
+def test_a_cluster_that_was_started_elsewhere_works_on_the_same_files(finished: Chain, tmp_path: Path) -> None:
+    """A head whose current folder is another: workers must find and write the project's files all the same."""
+    (tmp_path / "elsewhere").mkdir()
+    chain = finished.clone(tmp_path / "copy")
+    before = chain.hashes(Path("artifacts/attacks/fgsm"))
+    environment = {**chain.environment, "RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}
+    code = """
+import os, sys, ray
+context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+    head = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path / "elsewhere", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert head.stdout is not None
+        chain.environment = {**environment, "RAY_ADDRESS": head.stdout.readline().strip()}
+        shutil.rmtree(chain.artifacts / ".work/shards/attack-fgsm")
+        shutil.rmtree(chain.artifacts / "attacks/fgsm")
+        chain.run("python", "-m", "stages", "attack", "fgsm")
+        assert chain.hashes(Path("artifacts/attacks/fgsm")) == before
+        assert not (tmp_path / "elsewhere/artifacts").exists()
+    finally:
+        head.kill()
+        head.wait()
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +64,8 @@ def prepared(finished: Chain, tmp_path_factory: pytest.TempPathFactory) -> Chain
     chain = finished.clone(tmp_path_factory.mktemp("long"))
     chain.change(LONG)
     chain.run("python", "-m", "stages", "prepare")
+    shutil.rmtree(chain.artifacts / ".work/shards/attack-pgd")
+    shutil.rmtree(chain.artifacts / "attacks/pgd")
     return chain
 
 
@@ -42,10 +77,12 @@ def undisturbed(prepared: Chain, tmp_path_factory: pytest.TempPathFactory) -> di
     return chain.hashes(Path("artifacts/attacks/pgd"))
 
 
-def _start(chain: Chain) -> "subprocess.Popen[bytes]":
-    (chain.folder / "log").unlink(missing_ok=True)
-    log = (chain.folder / "log").open("wb")
-    return subprocess.Popen(["python", "-m", "stages", "attack", "pgd"], cwd=chain.folder, env=chain.environment, stdout=log, stderr=log)
+ATTACK = (sys.executable, "-m", "stages", "attack", "pgd")
+
+
+def _start(chain: Chain, *command: str) -> "subprocess.Popen[bytes]":
+    with (chain.folder / "log").open("wb") as log:
+        return subprocess.Popen(command, cwd=chain.folder, env=chain.environment, stdout=log, stderr=log)
 
 
 def _finished_shards(chain: Chain) -> int:
@@ -53,7 +90,7 @@ def _finished_shards(chain: Chain) -> int:
 
 
 def _wait(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, "it ended before it could be disturbed"
         assert time.monotonic() < deadline
@@ -80,10 +117,10 @@ def _worker_pids(driver: int) -> list[int]:
 @pytest.mark.parametrize("after", [1, 4])
 def test_a_killed_worker_changes_no_byte(prepared: Chain, undisturbed: dict[str, str], tmp_path: Path, after: int) -> None:
     chain = prepared.clone(tmp_path / "copy")
-    process = _start(chain)
+    process = _start(chain, *ATTACK)
     _wait(lambda: _finished_shards(chain) >= after and bool(_worker_pids(process.pid)), process)
     os.kill(_worker_pids(process.pid)[0], signal.SIGKILL)
-    assert _finished_shards(chain) < len([name for name in undisturbed if name.endswith(".safetensors")])
+    assert after <= _finished_shards(chain) < len([name for name in undisturbed if name.endswith(".safetensors")])
     assert process.wait(timeout=600) == 0, (chain.folder / "log").read_text()
     assert chain.hashes(Path("artifacts/attacks/pgd")) == undisturbed
 
@@ -91,7 +128,7 @@ def test_a_killed_worker_changes_no_byte(prepared: Chain, undisturbed: dict[str,
 def test_a_killed_run_goes_on_where_it_was_and_changes_no_byte(prepared: Chain, undisturbed: dict[str, str], tmp_path: Path) -> None:
     """The driver is killed in the middle; of what was finished one shard is then damaged. The rerun redoes that one alone."""
     chain = prepared.clone(tmp_path / "copy")
-    process = _start(chain)
+    process = _start(chain, *ATTACK)
     _wait(lambda: _finished_shards(chain) >= 3, process)
     process.kill()
     process.wait()

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import tracking
 from pipeline.errors import WhorlError
-from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, curves, flatten, initialise, log_run
+from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, curves, log_run
 
 
 def _log(uri: str, experiment: str, record: RunRecord, answers: Any) -> None:
@@ -71,7 +71,7 @@ def _record(tmp_path: Path) -> RunRecord:
     ]
     return RunRecord(
         name="digits",
-        digest="d1",
+        identity="d1",
         commit="c0ffee",
         params={"many": many, "attacks": {"fgsm": {"epsilon": 0.15, "targeted": False}}, "long": "x" * 9000, "odd[key]": "é"},
         metrics={"vote.fgsm.auroc": 0.75, "vote.pgd.auroc": None, "bad": float("nan")},
@@ -138,11 +138,11 @@ def test_each_stage_is_a_child_with_its_own_records(store: str, experiment: str,
     assert [file.path for file in client.list_artifacts(trained.info.run_id, "record")] == ["record/record.json"]
 
 
-def test_the_same_digest_is_logged_once_and_another_again(store: str, experiment: str, record: RunRecord) -> None:
+def test_the_same_identity_is_logged_once_and_another_again(store: str, experiment: str, record: RunRecord) -> None:
     first = log_run(record, uri=store, experiment=experiment)
     assert log_run(replace(record, metrics={"changed": 1.0}), uri=store, experiment=experiment) == first
     assert len(_runs(store, experiment)) == 3
-    assert log_run(replace(record, digest="d2"), uri=store, experiment=experiment) != first
+    assert log_run(replace(record, identity="d2"), uri=store, experiment=experiment) != first
     assert len(_runs(store, experiment)) == 6
 
 
@@ -161,11 +161,11 @@ def test_a_failure_leaves_nothing_and_the_next_try_is_whole(
     assert _client(store).get_run(log_run(record, uri=store, experiment=experiment)).info.status == "FINISHED"
 
 
-def test_what_a_killed_process_left_is_cleared_and_another_digest_is_not(store: str, experiment: str, record: RunRecord) -> None:
+def test_what_a_killed_process_left_is_cleared_and_another_identity_is_not(store: str, experiment: str, record: RunRecord) -> None:
     client = _client(store)
-    other = log_run(replace(record, digest="d2", stages=()), uri=store, experiment=experiment)
+    other = log_run(replace(record, identity="d2", stages=()), uri=store, experiment=experiment)
     number = client.get_experiment_by_name(experiment).experiment_id
-    left = client.create_run(number, tags={tracking.DIGEST_TAG: record.digest}).info.run_id
+    left = client.create_run(number, tags={tracking.IDENTITY_TAG: record.identity}).info.run_id
     child = client.create_run(number, tags={"mlflow.parentRunId": left}).info.run_id
     mine = log_run(record, uri=store, experiment=experiment)
     kept = {run.info.run_id for run in _runs(store, experiment)}
@@ -183,26 +183,21 @@ def test_a_deleted_experiment_is_used_again(store: str, experiment: str, record:
     client = _client(store)
     log_run(record, uri=store, experiment=experiment)
     client.delete_experiment(client.get_experiment_by_name(experiment).experiment_id)
-    again = log_run(replace(record, digest="d3"), uri=store, experiment=experiment)
+    again = log_run(replace(record, identity="d3"), uri=store, experiment=experiment)
     assert client.get_run(again).info.status == "FINISHED"
 
 
 def test_processes_at_once_on_a_fresh_file_make_one_run(raced: tuple[str, list[str]]) -> None:
     uri, said = raced
     assert said[0] == said[1]
-    assert [run.info.run_id for run in _runs(uri, "whorl raced") if tracking.DIGEST_TAG in run.data.tags] == said[:1]
+    assert [run.info.run_id for run in _runs(uri, "whorl raced") if tracking.IDENTITY_TAG in run.data.tags] == said[:1]
     assert len(_runs(uri, "whorl raced")) == 3
 
 
-def test_initialising_again_changes_nothing(store: str) -> None:
-    initialise(store)
-    assert len(_runs(store, "whorl raced")) == 3
-
-
 @pytest.mark.parametrize("uri", ["nonsense://somewhere", "sqlite:////proc/none/mlflow.db"])
-def test_a_store_that_cannot_be_opened_is_one_sentence(uri: str) -> None:
+def test_a_store_that_cannot_be_opened_is_one_sentence(uri: str, record: RunRecord) -> None:
     with pytest.raises(WhorlError, match=r"expected\.$") as caught:
-        initialise(uri)
+        log_run(record, uri=uri, experiment="none")
     assert "\n" not in str(caught.value)
 
 
@@ -210,22 +205,6 @@ def test_telemetry_is_off(store: str) -> None:
     from mlflow.telemetry.utils import is_telemetry_disabled
 
     assert store and is_telemetry_disabled()
-
-
-@pytest.mark.parametrize(
-    ("nested", "flat"),
-    [
-        ({"a": {"b": {"c": 1}}, "d": "text"}, {"a.b.c": "1", "d": "text"}),
-        (
-            {"list": [1, "x"], "none": None, "no": False, "tiny": 1e-4},
-            {"list": '[1, "x"]', "none": "null", "no": "false", "tiny": "0.0001"},
-        ),
-        ({"empty": {}, "layers": {"blocks.0": 3}}, {"empty": "{}", "layers.blocks.0": "3"}),
-        ({"bad(key)=": {"ü": 1}}, {"bad_key__.ü": "1"}),
-    ],
-)
-def test_flatten(nested: dict[str, Any], flat: dict[str, str]) -> None:
-    assert flatten(nested) == flat
 
 
 def test_curves_skip_what_is_not_known() -> None:

@@ -26,7 +26,7 @@ class ImageFolder:
         _require_same_classes(params, {origin: [folder.name for folder in folders[origin]] for origin in origins})
         self.class_names = tuple(_text(folder.name) for folder in folders[origins[0]])
         self._files = [
-            (origin, label, file) for origin in origins for label, folder in enumerate(folders[origin]) for file in _files(folder)
+            (origin, label, file) for origin in origins for label, folder in enumerate(folders[origin]) for file in files_below(folder)
         ]
         for origin in origins:
             if not any(file[0] == origin for file in self._files):
@@ -68,13 +68,18 @@ def _require_same_classes(params: FolderSource, classes: dict[str, list[str]]) -
             )
 
 
-def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every file below a folder, hidden ones left out, in sorted order; links are followed.
+
+    Raises:
+        DataError: a folder cannot be listed, or links form a loop.
+    """
     real = folder.resolve()
     if real in above:
         raise DataError(f"{_text(folder.as_posix())}: links back to a folder that holds it, where folders without a loop were expected.")
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _files(entry, (*above, real))
+            yield from files_below(entry, (*above, real))
         else:
             yield entry
 

@@ -73,7 +73,7 @@ class ParquetImages:
 def _parts(origin: str, params: ParquetSource) -> list[_Part]:
     """The origin's files in order, cut off where the limit is reached."""
     parts, left = [], params.limit
-    for file in _matching(origin, params.files[origin]):
+    for file in matching_files(origin, params.files[origin]):
         with _reading(file), pq.ParquetFile(file) as opened:
             _check_columns(file, opened.schema_arrow, params)
             rows = opened.metadata.num_rows
@@ -86,7 +86,7 @@ def _parts(origin: str, params: ParquetSource) -> list[_Part]:
     return parts
 
 
-def _matching(origin: str, patterns: Sequence[str]) -> list[str]:
+def matching_files(origin: str, patterns: Sequence[str]) -> list[str]:
     """Each pattern's files in sorted order, a file once; a pattern that is a file's very name stands for that file."""
     found: dict[str, None] = {}
     for pattern in patterns:

@@ -72,6 +72,20 @@ def test_damage_is_noticed_and_the_shard_redone(store: ShardStore, tmp_path: Pat
     assert store.about(SIGNATURE) == {"images": 3}
 
 
+def test_writers_of_the_same_shard_at_once_all_succeed(store: ShardStore) -> None:
+    """As when a worker outlives its killed driver and the next run makes the same shard: real processes, many times."""
+    code = f"""
+from pathlib import Path
+import numpy as np
+from pipeline.artifacts.store import ShardOutput, ShardStore
+for _ in range(60):
+    ShardStore(Path({str(store.root)!r})).write({SIGNATURE!r}, ShardOutput({{"x": np.zeros(3)}}))
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 3
+    assert store.about(SIGNATURE) == {} and [path.name for path in store.root.iterdir()] == [SIGNATURE]
+
+
 def test_leftovers_of_other_plans_are_removed(store: ShardStore, tmp_path: Path) -> None:
     for signature in ("old", SIGNATURE):
         store.write(signature, _output())
@@ -120,7 +134,7 @@ import os, signal
 from pathlib import Path
 import numpy as np
 from pipeline.artifacts import store as module
-module.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+module.os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 module.ShardStore(Path({str(store.root)!r})).write({SIGNATURE!r}, module.ShardOutput({{"x": np.zeros(3)}}))
 """
     done = subprocess.run([sys.executable, "-c", code], check=False)

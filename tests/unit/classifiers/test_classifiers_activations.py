@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from classifiers_support import logits_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes, tap
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
-from pipeline.classifiers.model import Classifier, freeze, predict, to_float
+from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.errors import ClassifierError, ParamsError
 
 
@@ -155,7 +156,7 @@ def test_activations_are_those_of_a_plain_forward_pass() -> None:
     logits, neurons = activations(classifier, to_float(batch), pool)
     rows = {layer: np.ascontiguousarray(stages[layer].numpy()).reshape(5, -1) for layer in stages}
     assert (logits.dtype, neurons.dtype, neurons.shape) == (np.float32, np.float32, (5, 15))
-    np.testing.assert_array_equal(logits, predict(classifier, batch, 5))
+    np.testing.assert_array_equal(logits, logits_of(classifier, batch))
     np.testing.assert_array_equal(neurons[:, 2:12], logits)
     np.testing.assert_allclose(neurons[:, :2], rows["layer3"][:, [3, 200]], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(neurons[:, 12:], rows["layer1"][:, [0, 65, 1023]], rtol=1e-5, atol=1e-6)

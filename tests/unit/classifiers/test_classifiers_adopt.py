@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from classifiers_support import logits_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.classifiers.adopt import WRAPPERS, adopt, check_logits, import_factory, load_foreign_state, load_into
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
-from pipeline.classifiers.model import Classifier, predict
+from pipeline.classifiers.model import Classifier
 from pipeline.errors import ClassifierError
 from pipeline.params.classifier import AdoptedClassifier
 
@@ -236,7 +237,7 @@ def test_adopting_a_checkpoint_gives_its_logits_frozen(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
     with torch.no_grad():
         expected = original((torch.from_numpy(images) / 255 - 0.3) / 0.4)
-    np.testing.assert_allclose(predict(classifier, images, 5), expected.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits_of(classifier, images), expected.numpy(), rtol=1e-4, atol=1e-5)
     assert not classifier.training
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
 
@@ -247,7 +248,7 @@ def test_adopting_a_factory(users_package: str, tmp_path: Path) -> None:
     classifier = adopt(adopted(tmp_path / "given.pth", architecture=None, factory=f"{users_package}:good"), 10, 1)
     image = np.random.default_rng(0).integers(0, 256, (1, 1, 8, 8), dtype=np.uint8)
     expected = (image.reshape(-1)[:10] / 255 - 0.3) / 0.4 + np.arange(10)
-    np.testing.assert_allclose(predict(classifier, image, 1)[0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits_of(classifier, image)[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_channels_other_than_the_checkpoints_are_said(tmp_path: Path) -> None:

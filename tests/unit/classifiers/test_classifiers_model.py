@@ -1,13 +1,14 @@
-"""Preprocessing inside the model, and batched prediction, against NumPy and Pillow."""
+"""Preprocessing inside the model, against NumPy and Pillow."""
 
 import numpy as np
 import pytest
 import torch
+from classifiers_support import logits_of
 from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
-from pipeline.classifiers.model import Classifier, device_of, freeze, predict, to_float
+from pipeline.classifiers.model import Classifier, device_of, freeze, to_float
 from pipeline.errors import ClassifierError
 
 MEAN, STD = (0.2, 0.5, 0.7), (0.3, 0.1, 2.0)
@@ -27,7 +28,7 @@ def random_images(count: int, *shape: int, seed: int = 0) -> np.ndarray:
 def test_normalisation_is_the_models() -> None:
     images = random_images(4, 3, 5, 6)
     expected = (images / 255.0 - np.reshape(MEAN, (1, 3, 1, 1))) / np.reshape(STD, (1, 3, 1, 1))
-    found = predict(Classifier(Flat(), MEAN, STD, (5, 6)), images, batch_size=3)
+    found = logits_of(Classifier(Flat(), MEAN, STD, (5, 6)), images)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected.reshape(4, -1), rtol=1e-5, atol=1e-6)
 
@@ -37,25 +38,15 @@ def test_other_sizes_are_scaled_as_pillow_scales(given: tuple[int, int], wanted:
     image = random_images(1, 1, *given)
     plane = Image.fromarray(image[0, 0].astype(np.float32), mode="F")
     expected = np.asarray(plane.resize(wanted[::-1], Image.Resampling.BILINEAR)) / 255
-    found = predict(Classifier(Flat(), (0.0,), (1.0,), wanted), image, batch_size=1).reshape(wanted)
+    found = logits_of(Classifier(Flat(), (0.0,), (1.0,), wanted), image).reshape(wanted)
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 def test_an_image_of_the_right_size_is_left_alone() -> None:
     images = random_images(2, 1, 8, 8)
     np.testing.assert_array_equal(
-        predict(Classifier(Flat(), (0.0,), (1.0,), (8, 8)), images, 2), (images.astype(np.float32) / 255).reshape(2, -1)
+        logits_of(Classifier(Flat(), (0.0,), (1.0,), (8, 8)), images), (images.astype(np.float32) / 255).reshape(2, -1)
     )
-
-
-@pytest.mark.parametrize("count", [0, 1, 5, 6])
-def test_predict_gives_one_row_an_image_in_order(count: int) -> None:
-    classifier = freeze(Classifier(cifar_resnet20(7, 1), (0.3,), (0.4,), (8, 8)))
-    images = random_images(count, 1, 8, 8)
-    logits = predict(classifier, images, batch_size=2)
-    assert logits.shape == (count, 7)
-    for row in range(count):
-        np.testing.assert_allclose(logits[row], predict(classifier, images[row : row + 1], 1)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_to_float_is_exact_and_read_only_arrays_will_do() -> None:
@@ -75,14 +66,14 @@ def test_to_float_refuses_what_is_not_at_rest(images: np.ndarray) -> None:
 def test_freeze_stops_training_and_changes_no_logit() -> None:
     classifier = Classifier(cifar_resnet20(3, 3), MEAN, STD, (8, 8)).eval()
     images = random_images(4, 3, 8, 8)
-    before = predict(classifier, images, 4)
+    before = logits_of(classifier, images)
     classifier.train()
     assert freeze(classifier) is classifier
     assert not classifier.training
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
     weight = classifier.network.get_parameter("layer2.0.conv1.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_allclose(predict(classifier, images, 4), before, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits_of(classifier, images), before, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_reach_the_images_of_a_frozen_classifier() -> None:

@@ -6,18 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from classifiers_support import logits_of
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
-from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from pipeline.classifiers.model import Classifier, predict
+from pipeline.classifiers.model import Classifier
 from pipeline.classifiers.training import (
     EpochRecord,
     Progress,
     TrainingResult,
     TrainingSet,
-    confusion,
     evaluate,
     fit_classifier,
     steps_per_epoch,
@@ -206,7 +205,7 @@ def test_patience_and_the_best_epoch(losses: list[float], patience: int, epochs_
 def test_evaluation_is_the_mean_over_images(small: dict[str, Any], count: int) -> None:
     classifier = build_untrained(small["params"], 10, 1).eval()
     images, labels = small["tune"].images[:count], small["tune"].labels[:count]
-    logits = predict(classifier, images, 40).astype(np.float64)
+    logits = logits_of(classifier, images).astype(np.float64)
     loss, accuracy = evaluate(classifier.train(), images, labels, batch_size=8)
     assert loss == pytest.approx(-log_softmax(logits, 1)[np.arange(count), labels].mean(), rel=1e-5)
     assert accuracy == pytest.approx((logits.argmax(1) == labels).mean())
@@ -232,16 +231,6 @@ def test_divergence_is_said(small: dict[str, Any]) -> None:
     params = small["params"].model_copy(update={"learning_rate": 1e30})
     with pytest.raises(ClassifierError, match=r"classifier.learning_rate: with 1e\+30 the loss diverged in epoch 1 .* a smaller rate"):
         fit({**small, "params": params})
-
-
-@pytest.mark.parametrize("classes", [2, 10])
-def test_confusion_is_scikit_learns(classes: int) -> None:
-    random = np.random.default_rng(classes)
-    labels, predicted = random.integers(0, classes, (2, 300))
-    found = confusion(labels, predicted, classes)
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, confusion_matrix(labels, predicted, labels=np.arange(classes)))
-    np.testing.assert_array_equal(confusion(labels[:0], predicted[:0], classes), np.zeros((classes, classes)))
 
 
 def test_the_digits_recipe_learns_to_read(digits: tuple[TrainingSet, TrainingSet, TrainingSet], recipe: TrainedClassifier) -> None:

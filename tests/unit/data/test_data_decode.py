@@ -1,11 +1,11 @@
 """Decoding: exact pixels against Pillow and NumPy, and every reason for which an image is refused."""
 
+import copy
 import io
-import pickle
 import struct
 import warnings
 import zlib
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from pydantic import ValidationError
 
 from pipeline.data import decode as module
-from pipeline.data.decode import Unusable, decode, encode_png, standard_bytes
+from pipeline.data.decode import Unusable, decode, decode_image, encode_png, standard_bytes
 from pipeline.errors import WhorlError
-from pipeline.params.data import ImageFormat
+from pipeline.params.data import ImageFormat, Mode
 
 REASONS = {"empty", "unreadable", "truncated", "oversized", "wrong_mode", "wrong_size"}
 
@@ -165,9 +166,20 @@ def test_a_palette_with_transparency_is_converted_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_a_mode_without_a_known_range_is_refused_even_where_it_is_named(mode: str) -> None:
-    image = Image.new(mode, (8, 8), 3)
-    assert refusal(saved(image, "TIFF"), image_format(channels=1, convert=(mode,))).reason == "wrong_mode"
+def test_a_mode_without_a_known_range_is_refused_and_cannot_be_named(mode: str) -> None:
+    refused = refusal(saved(Image.new(mode, (8, 8), 3), "TIFF"), image_format(channels=1))
+    assert refused.reason == "wrong_mode" and "no known range" in refused.detail
+    with pytest.raises(ValidationError, match="convert"):
+        image_format(channels=1, convert=(mode,))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", [mode for mode in get_args(Mode) if mode != "LAB"])
+def test_every_mode_that_can_be_named_is_converted(mode: str, channels: int) -> None:
+    """Handed over as Pillow would open it: not every mode has a file format of its own here."""
+    image = Image.new(mode, (8, 8))
+    converted = module._converted(image, {1: "L", 3: "RGB"}[channels])
+    assert np.asarray(converted).shape == {1: (8, 8), 3: (8, 8, 3)}[channels] and np.asarray(converted).dtype == np.uint8
 
 
 def test_a_mode_that_pillow_cannot_convert_is_refused() -> None:
@@ -222,7 +234,7 @@ def test_each_reason_says_what_was_found_and_expected(encoded: bytes, changes: d
     refused = refusal(encoded, image_format(**changes))
     assert refused.reason == reason and said in refused.detail
     assert str(refused) == f"{reason}: {refused.detail}" and isinstance(refused, WhorlError)
-    assert str(pickle.loads(pickle.dumps(refused))) == str(refused)  # it crosses processes
+    assert str(copy.deepcopy(refused)) == str(refused)  # rebuilt as Ray does when it crosses processes
 
 
 def test_a_file_that_a_source_stopped_reading_is_called_oversized(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,3 +288,34 @@ def test_damage_is_refused_for_a_known_reason_or_decodes_into_the_format(kind: s
         assert decoded.shape == (3, 8, 8) and decoded.dtype == np.uint8
         kept, _ = standard_bytes(bytes(encoded), decoded, format)
         np.testing.assert_array_equal(decode(kept, image_format()), decoded)
+
+
+def test_an_image_without_a_file_goes_the_same_way() -> None:
+    pixels = noise(8, 8, 4)
+    image = Image.fromarray(pixels, "CMYK")
+    exif = image.getexif()
+    exif[0x0112] = 3
+    expected = np.asarray(image.convert("RGB"))[::-1, ::-1].transpose(2, 0, 1)
+    np.testing.assert_array_equal(decode_image(image, image_format(convert=("CMYK",), max_bytes=1)), expected)
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+    assert image.getexif()[0x0112] == 3, "the image given is left as it was"
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (Image.new("RGB", (0, 8)), "empty"),
+        (Image.new("RGB", (101, 100)), "oversized"),
+        (Image.new("CMYK", (8, 8)), "wrong_mode"),
+        (Image.new("RGB", (8, 9)), "wrong_size"),
+        (Image.open(io.BytesIO(saved(noise(8, 8, 3), "JPEG")[:-40])), "truncated"),
+    ],
+)
+@pytest.mark.parametrize("resize", [False, True])
+def test_an_opened_image_is_refused_for_the_same_reasons(image: Image.Image, reason: str, resize: bool) -> None:
+    if reason == "wrong_size" and resize:
+        assert decode_image(image, image_format(resize=True)).shape == (3, 8, 8)
+        return
+    with pytest.raises(Unusable) as caught:
+        decode_image(image, image_format(resize=resize))
+    assert caught.value.reason == reason and ("expected" in caught.value.detail) is (reason != "truncated")

@@ -118,7 +118,7 @@ GROUPINGS = [
     ([50, 31, 10, 9], 400, 0.05, ["0", "pooled", "pooled", "pooled"]),  # 40 + 36 are not: the smaller of the others joins
     ([0, 70, 30], 400, 0.05, ["pooled", "1", "pooled"]),  # never predicted: pooled, and with it the smallest
     ([40, 40, 20, 0], 400, 0.05, ["0", "1", "pooled", "pooled"]),  # the class of 80 joins the empty one
-    ([40, 40, 20, 0], 10, 0.05, ["pooled"] * 4),
+    ([40, 40, 20, 0], 19, 0.05, ["pooled"] * 4),  # the fewest of which one can be flagged
     ([50, 50], 400, 0.01, ["pooled", "pooled"]),  # 400 needed
 ]
 
@@ -129,6 +129,17 @@ def test_groups_are_the_rule(fit: list[int], images: int, alpha: float, expected
     groups = group_classes(predicted, len(fit), images, alpha)
     assert list(groups) == list(range(len(fit)))
     assert list(groups.values()) == expected
+
+
+@pytest.mark.parametrize(("alpha", "least"), [(0.01, 99), (0.05, 19), (0.1, 9), (1 / 49, 48), (0.07, 14), (0.5, 1), (0.9, 1)])
+def test_a_promise_that_no_image_could_break_is_refused(alpha: float, least: int) -> None:
+    """With fewer than ceil(1/alpha) - 1 images the highest score of all has a p-value above alpha."""
+    highest = [one_group(np.zeros(n)).p_values(np.ones(1), np.zeros(1, np.int64))[0][0] for n in (least - 1, least)]
+    assert highest[0] > alpha >= highest[1]
+    assert set(group_classes(np.arange(3), 3, least, alpha).values()) == {"pooled"} or least == 1
+    for images in {least - 1, 0}:
+        with pytest.raises(WhorlError, match=f"has {images} images, where at least {least} were expected.*calibration.alpha, {alpha:g}"):
+            group_classes(np.arange(3), 3, images, alpha)
 
 
 def test_equal_classes_join_in_order() -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from scores_support import score_rows, score_table
 from sklearn.metrics import roc_auc_score
 
 from pipeline.evaluation.bootstrap import resampled_weights, tally
-from pipeline.evaluation.metrics import intervals
+from pipeline.evaluation.metrics import auroc, intervals, wilson
 from pipeline.evaluation.score_table import AttackScores, DetectorScores, read_detectors
 from pipeline.random import generator
 
@@ -94,10 +95,66 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         none = np.ones((1, 80))
         hit = AttackScores(np.arange(80), attacked[None], none)
         scores = DetectorScores(np.ones(80, np.bool_), clean[None], none, {"pgd": hit})
-        auroc = intervals({"d": scores}, alphas=(), confidence=0.9, resamples=200, seed=0)["d.pgd.auroc"]
-        assert auroc.low is not None and auroc.high is not None
-        covered.append(auroc.low <= truth <= auroc.high)
+        area = intervals({"d": scores}, alphas=(), confidence=0.9, resamples=200, seed=0)["d.pgd.auroc"]
+        assert area.low is not None and area.high is not None
+        covered.append(area.low <= truth <= area.high)
     assert 0.83 <= np.mean(covered) <= 0.96
+
+
+def separated(images: int, hit: list[int], right: list[int] | None = None, sign: float = 1.0) -> DetectorScores:
+    """Two seeds of clean scores below all attacked ones, or above with ``sign`` -1."""
+    rng = np.random.default_rng(0)
+    correct = np.isin(np.arange(images), range(images) if right is None else right)
+    attack = AttackScores(np.array(hit), sign * (5 + rng.random((2, len(hit)))), np.full((2, len(hit)), 0.5))
+    return DetectorScores(correct, sign * rng.random((2, images)), np.full((2, images), 0.5), {"pgd": attack})
+
+
+@pytest.mark.parametrize(
+    ("images", "hit", "right", "pairs", "pairs_right"),
+    [
+        (60, [3, 5, 8], None, 3, 3),  # as many pairs as attacked images, each with a clean image of its own
+        (60, list(range(50)), None, 30, 30),  # every clean image is in a pair, once
+        (9, list(range(9)), None, 4, 4),
+        (12, [0, 1, 2, 3], [0, 1, 2, 3, 4], 4, 2),  # only five images were right
+        (12, [0, 1, 2, 3], [4, 5], 4, 2),
+    ],
+)
+def test_an_area_without_exception_has_the_interval_of_its_disjoint_pairs(
+    images: int, hit: list[int], right: list[int] | None, pairs: int, pairs_right: int
+) -> None:
+    for sign, area in ((1.0, 1), (-1.0, 0)):
+        found = intervals({"d": separated(images, hit, right, sign)}, alphas=(), confidence=0.9, resamples=20, seed=0)
+        assert found["d.pgd.auroc"] == wilson(area * pairs, pairs, 0.9)
+        assert found["d.pgd.auroc_correct_only"] == wilson(area * pairs_right, pairs_right, 0.9)
+
+
+def test_an_area_over_one_image_alone_says_nothing() -> None:
+    (found,) = {
+        intervals({"d": separated(1, [0])}, alphas=(), confidence=0.9, resamples=20, seed=0)[f"d.pgd.auroc{end}"]
+        for end in ("", "_correct_only")
+    }
+    assert (found.value, found.low, found.high) == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("truth", [0.42, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("tied", [-1, 0, 1])
+def test_an_area_of_one_covers_the_truth_as_often_as_it_says(tied: int, truth: float) -> None:
+    """Normal scores, an image's attacked one tied to its clean one or not: an area of 1 must not be told as certain.
+
+    A repeat counts against the interval where the area is 1 and its lower bound above the truth.
+    """
+    rng, images, hit, repeats = np.random.default_rng(0), 6, 4, 1500
+    clean = rng.normal(size=(repeats, images))
+    attacked = (tied * clean if tied else rng.normal(size=clean.shape))[:, :hit] + np.sqrt(2) * norm.ppf(truth)
+    perfect = np.flatnonzero([auroc(*each) == 1 for each in zip(clean, attacked, strict=True)])
+    missed, none = [], np.ones((1, images))
+    for at in perfect:
+        attack = AttackScores(np.arange(hit), attacked[at : at + 1], none[:, :hit])
+        scores = DetectorScores(none[0] > 0, clean[at : at + 1], none, {"pgd": attack})
+        low = intervals({"d": scores}, alphas=(), confidence=0.95, resamples=1, seed=0)["d.pgd.auroc"].low
+        missed.append(low is None or low > truth)
+    assert np.sum(missed) / repeats <= 0.05
+    assert truth < 0.9 or len(perfect) / repeats > 0.05, "the case is one where an interval of [1, 1] fails"
 
 
 def test_detectors_meet_the_same_resamples() -> None:
@@ -116,7 +173,7 @@ def test_resamples_without_an_attacked_image_are_left_out() -> None:
     lone = AttackScores(np.array([3]), np.array([[9.0], [9.0]]), np.array([[0.01], [0.2]]))
     estimate = intervals({"d": replace(scores, attacks={"pgd": lone})}, alphas=(0.05,), confidence=0.95, resamples=100, seed=0)
     assert estimate["d.pgd.tpr_at_5"].value == 0.5
-    assert (estimate["d.pgd.auroc"].low, estimate["d.pgd.auroc"].high) == (1.0, 1.0)
+    assert estimate["d.pgd.auroc"] == wilson(1, 1, 0.95)
 
 
 def test_the_whole_way_from_a_table() -> None:

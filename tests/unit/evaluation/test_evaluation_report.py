@@ -16,8 +16,9 @@ from scipy.stats import binomtest
 
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.plotting import ROLES, percent
-from pipeline.evaluation.report import LISTED, GalleryItem, flatten, inline_svg, render_report
+from pipeline.evaluation.report import LISTED, GalleryItem, inline_svg, render_report
 from pipeline.evaluation.verdict import Rate, verdict
+from pipeline.params.flat import flatten
 
 VOID_TAGS = {"meta", "img", "br", "link", "input", "hr"}
 TABLE = fake.score_table(images=100)

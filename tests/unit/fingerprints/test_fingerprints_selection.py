@@ -8,7 +8,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 from pipeline.errors import WhorlError
 from pipeline.fingerprints.candidates import CandidateBlock
 from pipeline.fingerprints.moments import Moments
-from pipeline.fingerprints.selection import Selected, cohens_d, select, welch_p_values
+from pipeline.fingerprints.selection import Selected, cohens_d, independent_images, select, welch_p_values
 from pipeline.params.fingerprints import SelectionParams
 
 
@@ -33,7 +33,7 @@ def positions(selected: Selected) -> list[int]:
 def test_effect_and_significance_are_those_of_the_raw_scores() -> None:
     clean, attacked = raw(np.random.default_rng(0), np.linspace(-2, 2, 50))
     a, b = Moments.of(clean), Moments.of(attacked)
-    np.testing.assert_allclose(welch_p_values(a, b), ttest_ind(attacked, clean, equal_var=False).pvalue, rtol=1e-9)
+    np.testing.assert_allclose(welch_p_values(a, b, 45), ttest_ind(attacked, clean, equal_var=False).pvalue, rtol=1e-9)
     pooled = np.sqrt((59 * clean.var(axis=0, ddof=1) + 44 * attacked.var(axis=0, ddof=1)) / 103)
     np.testing.assert_allclose(cohens_d(a, b), (attacked.mean(axis=0) - clean.mean(axis=0)) / pooled, rtol=1e-12)
 
@@ -117,6 +117,40 @@ def test_only_the_attacks_that_are_fitted_count() -> None:
     np.testing.assert_allclose(both.fingerprints.mu1, np.concatenate([shifted, same]).mean(axis=0), rtol=1e-5)
     with pytest.raises(WhorlError, match="know nothing of"):
         pick(block, selection_params(), ("cw",))
+
+
+def test_the_same_images_under_a_second_name_are_no_further_evidence() -> None:
+    clean, attacked = raw(np.random.default_rng(7), np.linspace(0.3, 3, 60))
+    block, params = block_of(clean, pgd=attacked, again=attacked, never=attacked[:0]), selection_params(effect_size=0.0)
+    once = pick(block, params)
+    for names in (("pgd", "again"), ("pgd", "again", "never")):
+        twice = pick(block, params, names)
+        assert twice.attacked == 90
+        assert positions(twice) == positions(once)
+        np.testing.assert_allclose(twice.p_value, once.p_value, rtol=1e-9)
+        np.testing.assert_allclose(twice.fingerprints.mu1, once.fingerprints.mu1, rtol=1e-6)
+    assert 0 < len(once.p_value) < 60
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [((30,), 30), ((30, 0), 30), ((30, 10), 20), ((7, 10, 0), 8.5), ((1, 1), 2), ((3, 0, 0), 3), ((0, 0), 2)]
+)
+def test_independent_images_are_the_mean_over_attacks_with_a_success(counts: tuple[int, ...], expected: float) -> None:
+    names = [f"attack{at}" for at in range(len(counts))]
+    block = block_of(
+        np.ones((5, 2)), other=np.ones((99, 2)), **{name: np.ones((count, 2)) for name, count in zip(names, counts, strict=True)}
+    )
+    assert independent_images(block, names) == expected
+
+
+def test_noise_seen_by_several_attacks_is_not_discovered() -> None:
+    """Scores that every attack leaves as they were are one sample, however many attacks repeat it."""
+    rng = np.random.default_rng(8)
+    clean, attacked = rng.normal(size=(60, 4000)), rng.normal(size=(30, 4000))
+    block = block_of(clean, **{f"attack{at}": attacked + rng.normal(0, 1e-3, attacked.shape) for at in range(5)})
+    effect_size, rate = 0.0, 0.05
+    selected = pick(block, selection_params(effect_size=effect_size, false_discovery_rate=rate), tuple(block.attacked))
+    assert selected.reasons == {"not_significant": 4000}
 
 
 @pytest.mark.parametrize(("clean", "attacked"), [(0, 30), (1, 30), (30, 0), (30, 1), (0, 0)])

@@ -106,7 +106,27 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "fitted on an attack that is none": (_set("fingerprints.fit_attacks", ["cw"]), ("fingerprints.fit_attacks", "cw")),
     "published detector that is none": (_set("publish.detector", "oracle"), ("publish.detector", "oracle")),
     "an attack called clean": (lambda c: c["attacks"].update(clean=c["attacks"]["fgsm"]), ("attacks.clean",)),
-    "more drawn than kept": (_set("detectors.vote.draw", 5000), ("detectors.vote.draw", "5000", "1000")),
+    "all of the smallest bank drawn": (_set("detectors.vote.draw", 100), ("detectors.vote.draw", ": 100 of", "min_fingerprints", "random")),
+    "more drawn than a bank may hold": (_set("detectors.vote.draw", 5000), ("detectors.vote.draw", "5000", "as few as 100")),
+    "a bank smaller than the least": (_set("selection.bank_size", 99), ("selection.min_fingerprints", ": 100 is", "bank_size, 99")),
+    "a promised rate that is not measured": (
+        _set("evaluation.alphas", [0.01, 0.1]),
+        ("calibration.alpha: 0.05", "evaluation.alphas", "[0.01, 0.1]"),
+    ),
+    **{
+        f"{key} is empty": (_set(key, []), (f"{key}: the list is empty", "at least one"))
+        for key in ("fingerprints.fit_attacks", "evaluation.seeds", "evaluation.alphas")
+    },
+    **{
+        f"{key} has {repeated} twice": (_set(key, values), (f"{key}: {repeated} stands in the list more than once",))
+        for key, values, repeated in (
+            ("fingerprints.fit_attacks", ["pgd", "fgsm", "pgd"], "'pgd'"),
+            ("evaluation.seeds", [0, 1, 0], "0"),
+            ("evaluation.alphas", [0.05, 0.01, 0.05, 0.01], "0.05, 0.01"),
+        )
+    },
+    "a mode that is none": (_set("data.image.convert", ["L", "rgb"]), ("data.image.convert.1", "'rgb'", "'I;16'")),
+    "a mode whose values have no known range": (_set("data.image.convert", ["F"]), ("data.image.convert.0", "'F'", "'RGBA'")),
     "wrong number of channels": (_set("classifier.mean", [0.1, 0.2, 0.3]), ("classifier.mean", "3 values", "1")),
     "no such architecture": (
         _set("classifier.architecture", "cifar_resnet21"),
@@ -163,6 +183,22 @@ def test_a_folder_with_one_class_or_none(checked: Callable[[Change], None], tmp_
 
     with pytest.raises(WhorlError, match=r"images.*expected"):
         checked(change)
+
+
+@pytest.mark.parametrize("preset", sorted((PROJECT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_presets_are_good(preset: Path) -> None:
+    params = load_params(preset)
+    assert all(detector.draw < params.selection.min_fingerprints <= params.selection.bank_size for detector in params.detectors.values())
+    assert params.calibration.alpha in params.evaluation.alphas
+
+
+def test_the_default_is_the_digits_preset() -> None:
+    assert (PROJECT / "params.yaml").read_bytes() == (PROJECT / "presets/digits.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("draw", [1, 99])
+def test_any_true_part_of_the_bank_may_be_drawn(checked: Callable[[Change], None], draw: int) -> None:
+    checked(lambda c: (c["detectors"]["vote"].update(draw=draw), c["selection"].update(bank_size=100)))
 
 
 def test_fractions_are_read_as_written(tmp_path: Path) -> None:
