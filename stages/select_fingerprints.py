@@ -13,6 +13,7 @@ from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.fingerprints.assembly import assemble
+from pipeline.fingerprints.features import POOLED
 from pipeline.fingerprints.selection import select
 from pipeline.params.fingerprints import SelectionParams
 from pipeline.params.root import load
@@ -36,6 +37,9 @@ def main() -> None:
         bank = assemble(selected, features.layout, len(features.class_names), params.selection)
         write_bank(paths.BANK, bank, selected)
         run.log({"fingerprints": len(bank.fingerprints), "groups": len(bank.names), "pooled_classes": len(bank.pooled_reasons)})
+        below = selected[POOLED].reasons.get("kept_below_cut", 0)
+        if bank.pooled_reasons and below:
+            run.note(f"{below} of the pooled bank's {len(selected[POOLED].fingerprints)} fingerprints do not pass the cuts: too few did.")
         for label, reason in bank.pooled_reasons.items():
             run.note(f"Class {features.class_names[label]} uses the pooled bank: {reason}.")
 

@@ -9,6 +9,7 @@ from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
 from pipeline.fingerprints.bank import Fingerprints
 from pipeline.fingerprints.candidates import CandidateBlock, mixed_moments
+from pipeline.fingerprints.features import POOLED
 from pipeline.fingerprints.moments import Moments
 from pipeline.params.fingerprints import SelectionParams
 
@@ -27,7 +28,8 @@ class Selected:
         attacked: successful attacks behind them, an image counting once an attack.
         reasons: what became of the candidates, in the order in which they were judged: ``duplicate`` (the same index set
             again), ``too_few_images``, ``constant`` (no variance on one side), ``not_significant``, ``small_effect``,
-            ``surplus`` (beyond the bank's size), ``kept``; adds up to the number of candidates.
+            ``surplus`` (beyond the bank's size), ``kept``, ``kept_below_cut`` (see ``select``); adds up to the number of
+            candidates.
     """
 
     group: str
@@ -81,6 +83,10 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
     thousands of tests at a fixed level would let in as many as that level's share of pure noise. The moments and the
     effect count an image once an attack; the test counts it once (see ``independent_images``).
 
+    The pooled group is what classes with too little fall back on, so it must not run dry: where too few of its candidates
+    pass, those with the next largest effects are kept too. Classes differ more than attacked from clean does, so over all
+    of them effects are small.
+
     Args:
         candidates: all candidates of one group.
         fit_attacks: the attacks whose successes make up the attacked side.
@@ -104,7 +110,9 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
         fate[tested[np.abs(effect[tested]) < params.effect_size]] = "small_effect"
         fate[tested[false_discovery_control(p_value[tested]) > params.false_discovery_rate]] = "not_significant"
     fate[_surplus(np.flatnonzero(fate == "kept"), effect, params, rng)] = "surplus"
-    kept = np.flatnonzero(fate == "kept")
+    if candidates.group == POOLED:
+        fate[_next_best(fate, effect, params)] = "kept_below_cut"
+    kept = np.flatnonzero(np.char.startswith(fate, "kept"))
     fingerprints = Fingerprints(
         candidates.indices[kept],
         candidates.layer[kept],
@@ -128,6 +136,13 @@ def _repeated(indices: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
 
 def _some(moments: Moments, which: npt.NDArray[np.intp]) -> Moments:
     return Moments(moments.count, moments.mean[which], moments.m2[which])
+
+
+def _next_best(fate: npt.NDArray[np.str_], effect: npt.NDArray[np.float64], params: SelectionParams) -> npt.NDArray[np.intp]:
+    """The largest effects among what did not pass, as many as the group lacks to its least number of fingerprints."""
+    lacking = params.min_fingerprints - int((fate == "kept").sum())
+    failed = np.flatnonzero(np.isin(fate, ["small_effect", "not_significant"]))
+    return failed[np.argsort(-np.abs(effect[failed]), kind="stable")][: max(0, lacking)]
 
 
 def _surplus(

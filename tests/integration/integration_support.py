@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {
         "pgd": {"family": "pgd", "norm": "linf", "epsilon": 0.2, "step_size": 0.05, "steps": 5, "random_start": True, "targeted": True},
     },
     "fingerprints.candidates": 600,
+    "fingerprints.k": 8,
     "fingerprints.block": 300,
     "fingerprints.fit_attacks": ["fgsm", "pgd"],
     "selection.effect_size": 0.5,

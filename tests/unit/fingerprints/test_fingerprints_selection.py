@@ -159,3 +159,21 @@ def test_too_few_images_select_nothing(clean: int, attacked: int) -> None:
     selected = pick(block, selection_params())
     assert selected.reasons == {"too_few_images": 4}
     assert (len(selected.fingerprints), selected.clean, selected.attacked) == (0, clean, attacked)
+
+
+def test_the_pooled_group_is_filled_up_with_the_next_largest_effects() -> None:
+    """Where nothing passes, a class keeps nothing, and the pooled group its least number, by effect and nothing else."""
+    rng = np.random.default_rng(5)
+    count = 40
+    clean = Moments.of(rng.normal(size=(30, count)))
+    attacked = Moments.of(rng.normal(size=(30, count)) + np.linspace(0, 0.4, count))
+    indices = np.arange(2 * count, dtype=np.int32).reshape(count, 2)
+    params = SelectionParams(
+        effect_size=5.0, false_discovery_rate=0.001, prefer="random", bank_size=20, min_clean=2, min_attacked=2, min_fingerprints=12
+    )
+    effect = np.abs(cohens_d(clean, attacked))
+    for group, expected in (("3", []), ("pooled", sorted(np.argsort(-effect)[:12]))):
+        block = CandidateBlock(group, indices, np.zeros(count, np.int16), clean, {"fgsm": attacked})
+        chosen = select(block, ["fgsm"], params, np.random.default_rng(0))
+        assert [row // 2 for row in chosen.fingerprints.indices[:, 0]] == expected
+        assert chosen.reasons.get("kept_below_cut", 0) == len(expected) and sum(chosen.reasons.values()) == count

@@ -210,7 +210,7 @@ def test_fractions_are_read_as_written(tmp_path: Path) -> None:
 
 def test_a_stage_gets_only_what_it_names() -> None:
     params = load("fingerprints", "attacks.fgsm", path=PROJECT / "presets/digits.yaml")
-    assert set(params.attacks) == {"fgsm"} and params.fingerprints.k == 8
+    assert set(params.attacks) == {"fgsm"} and params.fingerprints.k == 4
     with pytest.raises(AttributeError):
         _ = params.splits
     with pytest.raises(WhorlError, match="attacks has no 'cw'"):
@@ -230,6 +230,6 @@ def test_a_check_is_not_repeated_for_the_same_params(tmp_path: Path, monkeypatch
     os.utime(tmp_path / "params.yaml")
     checks.ensure_checked()
     assert len(calls) == 1
-    (tmp_path / "params.yaml").write_text((PROJECT / "presets/digits.yaml").read_text().replace("k: 8", "k: 7"))
+    (tmp_path / "params.yaml").write_text((PROJECT / "presets/digits.yaml").read_text().replace("k: 4", "k: 3"))
     checks.ensure_checked()
     assert len(calls) == 2
