@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := infra/locks
 READY := $(VENV)/.ready
+PEERS ?= .peers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Telemetry of everything underneath is off unless you say otherwise.
 export DO_NOT_TRACK ?= 1
@@ -12,7 +13,7 @@ export DVC_NO_ANALYTICS ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup repro test test-slow lint closure lock ui clean
+.PHONY: help setup repro test test-slow lint closure lock peers ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +49,14 @@ closure: setup  ## dvc.yaml's code dependencies, from the imports
 
 lock: setup  ## the lock, from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --extra dev pyproject.toml -o $(LOCKS)/requirements.txt
+
+peers: $(PEERS)/.ready  ## the benchmarks' environment: the peers, from a lock of their own
+
+$(PEERS)/.ready: benchmarks/peers.lock | setup
+	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes -r benchmarks/peers.lock
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
 
 ui: setup  ## the MLflow UI, on this machine alone
 	whorl ui

@@ -28,10 +28,11 @@ EXCEPTED = (
 the whole params file; the sections that a stage uses are its params, and their classes are in its closure."""
 DYNAMIC = {"pipeline.attacks.registry": "pipeline.attacks.families"}
 """Modules that import every module of a package by name. Each attack depends on its own family's file alone, which
-``dvc.yaml`` names as ``${item.family}``, so here only what the families import counts."""
+``dvc.yaml`` names as ``${item.family}``, so here only what the families import counts, another family among it."""
 
 
 DATA = {
+    "pipeline.artifacts.card": ["pipeline/artifacts/templates/adversarial.md.j2"],
     "pipeline.evaluation.card": ["pipeline/evaluation/templates/card.md.j2"],
     "pipeline.evaluation.report": ["pipeline/evaluation/templates/report.html.j2"],
 }
@@ -65,7 +66,8 @@ def _reach(graph: grimp.ImportGraph, start: str) -> set[str]:
         if module in DYNAMIC:
             waiting += graph.find_children(DYNAMIC[module])
     families = {child for package in DYNAMIC.values() for child in graph.find_children(package)}
-    return {module for module in seen if not _is_package(module)} - families
+    shared = {module for family in families for module in graph.find_modules_directly_imported_by(family)}
+    return {module for module in seen if not _is_package(module)} - (families - shared)
 
 
 def _is_package(module: str) -> bool:

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.artifacts import paths
-from pipeline.artifacts.adversarial import adversarial_output, write_adversarial
+from pipeline.artifacts.adversarial import AdversarialSet, adversarial_output, write_adversarial
+from pipeline.artifacts.card import origin_of, render_card
 from pipeline.artifacts.classifiers import read_classifier
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
@@ -15,6 +16,7 @@ from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.attacks.base import AttackOptions
 from pipeline.attacks.generate import attack_images
 from pipeline.attacks.registry import parse_options
+from pipeline.classifiers.folding import for_steps
 from pipeline.classifiers.model import freeze
 from pipeline.distributed.profile import profile_device
 from pipeline.distributed.shard_map import ShardTask, shard_map
@@ -36,7 +38,10 @@ def main(name: str) -> None:
         build = partial(shard_attack, Path.cwd(), profile_device(), name, options, params.generation)
         with store.locked():
             shard_map(build, tasks, store, title=f"attack {name}: images")
-            run.log(write_adversarial(paths.attack(name), name, {task.name: task.signature for task in tasks}, store))
+            card = partial(render_card, origin_of(name, options, params.generation, images, open_artifact(paths.CLASSIFIER, "classifier")))
+            run.log(write_adversarial(paths.attack(name), name, {task.name: task.signature for task in tasks}, store, card))
+        for warning in AdversarialSet.open(paths.attack(name)).warnings:
+            run.note(warning)
 
 
 def plan(name: str, options: AttackOptions, generation: GenerationParams, images: ImageSet) -> list[ShardTask[str]]:
@@ -65,6 +70,7 @@ def shard_attack(root: Path, device: str, name: str, options: AttackOptions, gen
     """Loads the classifier once; returns the function that attacks a shard."""
     classifier = freeze(read_classifier(root / paths.CLASSIFIER)).to(device)
     images = ImageSet.open(root / paths.DATA)
+    steps_fns = for_steps(classifier, images.format.channels, generation.precision)
 
     def attack(shard: str) -> ShardOutput:
         batch = images.read(shard)
@@ -79,8 +85,8 @@ def shard_attack(root: Path, device: str, name: str, options: AttackOptions, gen
             batch_size=generation.batch_size,
             eight_bit=generation.eight_bit,
             device=device,
-            advance=lambda _: None,
+            steps_fns=steps_fns,
         )
-        return adversarial_output(batch, attacked)
+        return adversarial_output(batch, attacked, images.class_names)
 
     return attack

@@ -1,11 +1,14 @@
 """The shard store: shards finished in any order, by any worker, across kills, and linked into an artifact when all are there.
 
 A shard lives in a folder named by its signature, so one from other params, other code or another plan is never taken for it;
-it is renamed into place whole, and its record holds its files' hashes, so a truncated or altered one is noticed and redone.
+it is renamed into place whole, and its record holds its files' hashes and its own, so a truncated or altered one is noticed and
+redone.
 """
 
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +24,39 @@ from pipeline.artifacts.files import Arrays, digest, read_json, write_arrays, wr
 from pipeline.errors import ArtifactError
 
 RECORD = "record.json"
+BUILDING = ".building-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a full disk, a spent quota and a file size limit are called."""
+
+
+def full_disk(error: BaseException | None, folder: Path) -> ArtifactError | None:
+    """The sentence for an error that says there is no room left; None where ``error`` is anything else.
+
+    Args:
+        error: what was raised; the message of ``files.py`` has the system's own error as its cause.
+        folder: where something was to be written.
+    """
+    if isinstance(error, ArtifactError):
+        error = error.__cause__
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return None
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free / 2**20
+    return ArtifactError(
+        f"{folder}: there is no room to write ({os.strerror(error.errno)}; {free:,.0f} MiB of its disk are free), where some was expected; "
+        "what was finished is kept, and with room made the same command goes on from there."
+    )
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Says a full disk in a sentence."""
+    try:
+        yield
+    except (OSError, ArtifactError) as error:
+        if said := full_disk(error, folder):
+            raise said from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -46,8 +82,10 @@ class ShardStore:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the store for one run; raises ArtifactError where another run, on this machine, holds it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
+        with _room(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -63,28 +101,35 @@ class ShardStore:
         folder = self.folder(signature)
         try:
             record = read_json(folder / RECORD)
-            intact = record["signature"] == signature and all(
-                digest(folder / name) == expected for name, expected in record["files"].items()
+            intact = (
+                record["signature"] == signature
+                and record["seal"] == _seal(record)
+                and all(digest(folder / name) == expected for name, expected in record["files"].items())
             )
         except (ArtifactError, OSError, KeyError, TypeError, AttributeError):
             return None
         return record["about"] if intact else None
 
     def write(self, signature: str, output: ShardOutput) -> None:
-        """Writes a shard beside its place and renames it in, whole."""
-        building = self.root / f".building-{uuid4().hex}"
-        building.mkdir(parents=True)
+        """Writes a shard beside its place and renames it in, whole; raises ArtifactError where there is no room for it."""
+        building = self.root / f"{BUILDING}{uuid4().hex}"
         try:
-            if output.arrays:
-                write_arrays(building / "arrays.safetensors", output.arrays)
-            for name, table in output.tables.items():
-                write_table(building / f"{name}.parquet", table)
-            files = {path.name: digest(path) for path in sorted(building.iterdir())}
-            write_json(building / RECORD, {"signature": signature, "files": files, "about": output.about})
-            while not self._put(building, signature):
-                shutil.rmtree(self.folder(signature), ignore_errors=True)
+            with _room(self.root):
+                building.mkdir(parents=True)
+                self._fill(building, signature, output)
+                while not self._put(building, signature):
+                    shutil.rmtree(self.folder(signature), ignore_errors=True)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+
+    def _fill(self, building: Path, signature: str, output: ShardOutput) -> None:
+        if output.arrays:
+            write_arrays(building / "arrays.safetensors", output.arrays)
+        for name, table in output.tables.items():
+            write_table(building / f"{name}.parquet", table)
+        files = {path.name: digest(path) for path in sorted(building.iterdir())}
+        record = {"signature": signature, "files": files, "about": output.about}
+        write_json(building / RECORD, {**record, "seal": _seal(record)})
 
     def _put(self, building: Path, signature: str) -> bool:
         """Renames a shard into its place; False where a damaged one is in the way.
@@ -108,19 +153,25 @@ class ShardStore:
             name to the shard's facts, in the plan's order.
 
         Raises:
-            ArtifactError: a shard of the plan is missing or damaged.
+            ArtifactError: a shard of the plan is missing or damaged, or there is no room for them in ``out``.
         """
-        facts = {}
         shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        for name, signature in plan.items():
-            folder, facts[name] = self.read(name, signature)
-            for path in sorted(folder.iterdir()):
-                if path.name != RECORD:
-                    # Copied, not linked: DVC moves what is in `out` into its cache, which must not share bytes with this store.
-                    shutil.copyfile(path, out / f"{name}.{path.name}")
+        try:
+            with _room(out):
+                out.mkdir(parents=True)
+                facts = {name: self._copy(name, signature, out) for name, signature in plan.items()}
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)
+            raise
         self.keep(plan.values())
         return facts
+
+    def _copy(self, name: str, signature: str, out: Path) -> dict[str, Any]:
+        folder, about = self.read(name, signature)
+        for file in read_json(folder / RECORD)["files"]:
+            # Copied, not linked: DVC moves what is in `out` into its cache, which must not share bytes with this store.
+            shutil.copyfile(folder / file, out / f"{name}.{file}")
+        return about
 
     def read(self, name: str, signature: str) -> tuple[Path, dict[str, Any]]:
         """The folder and the facts of a finished shard; raises ArtifactError where it is missing or damaged."""
@@ -136,3 +187,14 @@ class ShardStore:
         for path in self.root.iterdir():
             if path.is_dir() and path.name not in signatures:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Removes what writers that were killed had begun; the caller holds the lock, and no writer of its own is at work."""
+        for path in self.root.glob(f"{BUILDING}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """The hash of everything that a record says."""
+    content = json.loads(json.dumps({key: record[key] for key in ("signature", "files", "about")}))  # as it is read back
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

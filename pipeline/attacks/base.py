@@ -36,8 +36,9 @@ class Outcome:
     """What an attack returns for a batch.
 
     Attributes:
-        images: float (N, C, H, W) in [0, 1]; an attack that failed returns the image it ended with.
-        steps: int64 (N,), the gradient steps that each image took.
+        images: float (N, C, H, W) in [0, 1]; of an attack that failed, whatever it ended with (``generate`` stores the
+            input instead).
+        steps: int64 (N,), the gradient steps that each image took; queries, for an attack without gradients.
     """
 
     images: Tensor

@@ -1,7 +1,9 @@
 """From clean images to an adversarial data set: who is attacked, what is stored, and whether it still works then."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,13 +11,18 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks.base import AttackOptions, Bound, Family, LogitFn
-from pipeline.attacks.geometry import L2, LEVELS, Linf, as_floats, round_to_bytes
+from pipeline.attacks.checks import MOST, check_images, check_logits, examine
+from pipeline.attacks.geometry import L2, LEVELS, SLACK, Linf, as_floats, round_to_bytes
 from pipeline.attacks.registry import family
+from pipeline.attacks.transforms import through_bytes
 from pipeline.errors import ClassifierError, WhorlError
 from pipeline.random import ImageRandom
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+_ON_GRID = 1e-6
+"""How far from a multiple of 1/255 a pixel may lie that is meant to be one."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class AttackedImages:
 
     Attributes:
         images: (N, C, H, W), uint8, or float32 in [0, 1] where floats were asked for; what is stored. A skipped image is
-            its clean self; a failed attack's is the perturbed image it ended with.
+            its clean self, and so is that of an attack that failed.
         clean_predicted: int64 (N,), the class predicted on the clean image.
         predicted: int64 (N,), the class predicted on the stored image.
         success: bool (N,), right when clean and wrong as stored.
@@ -33,7 +40,8 @@ class AttackedImages:
         skipped: bool (N,), wrong when clean and so never attacked: neither a success nor a failure.
         linf: float64 (N,), the largest change of a pixel in the stored image, in pixel units.
         l2: float64 (N,), the Euclidean norm of the change in the stored image, in pixel units.
-        steps: int64 (N,), gradient steps taken.
+        steps: int64 (N,), gradient steps taken, or queries of an attack without gradients.
+        warnings: sentences, what about the model makes an attack weaker than it looks (``checks.examine``).
     """
 
     images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -46,6 +54,7 @@ class AttackedImages:
     linf: npt.NDArray[np.float64]
     l2: npt.NDArray[np.float64]
     steps: Ints
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class _Task:
     """What stays the same from batch to batch."""
 
     logits_fn: LogitFn
+    attacked_fns: Sequence[LogitFn]
     images: Tensor
     labels: Ints
     kind: Family
@@ -62,7 +72,7 @@ class _Task:
 
 def attack_images(
     logits_fn: LogitFn,
-    images: npt.NDArray[np.uint8],
+    images: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
     labels: Ints,
     ids: Sequence[str],
     name: str,
@@ -72,18 +82,23 @@ def attack_images(
     batch_size: int,
     eight_bit: bool,
     device: torch.device | str,
-    advance: Callable[[int], None],
+    advance: Callable[[int], None] = lambda _: None,
+    steps_fns: Sequence[LogitFn] = (),
 ) -> AttackedImages:
     """Attacks every image that is classified correctly, and checks what became of it on the very bytes to be stored.
 
+    Where bytes are stored the attack meets the model through the rounding to bytes (``transforms.through_bytes``), so
+    that what it sees succeed is what will be stored.
+
     Guarantees: stored images are in the attack's ball and in [0, 1] after 8-bit rounding (exactly so for floats);
-    ``success`` is decided on them; random draws depend on (seed, name, id) alone, whatever the batch, the order or
-    the other images; the model's parameters, mode and gradients are untouched.
+    ``success`` is decided on them by ``logits_fn``; an attack that fails returns the input; random draws depend on
+    (seed, name, id) alone, whatever the batch, the order or the other images; the model's parameters, mode and gradients
+    are untouched.
 
     Args:
         logits_fn: float images (n, C, H, W) in [0, 1] on ``device`` to logits (n, K), deterministic and in evaluation
             mode.
-        images: uint8 (N, C, H, W).
+        images: (N, C, H, W), uint8, or float32 in [0, 1], which has to lie on the 8-bit grid where bytes are to be stored.
         labels: int64 (N,), in [0, K).
         ids: one an image; they key the random draws.
         name: the attack's name in the params, which also keys the draws.
@@ -92,7 +107,10 @@ def attack_images(
         batch_size: images a forward pass; batches are cut in the order given, from the images that are attacked.
         eight_bit: store what an 8-bit file can carry, or float32.
         device: where the model is.
-        advance: called with the number of images finished since its last call; adds up to N.
+        advance: called with the number of images finished since its last call, for showing progress; adds up to N.
+        steps_fns: the same model, faster and perhaps less exact (``classifiers.folding``), for the attack's own steps. Where
+            there are several, each attacks what the one before it left, so the last may be exact and slow. Empty:
+            ``logits_fn`` itself.
 
     Raises:
         WhorlError: arrays that do not fit together, or an attack whose result is not finite.
@@ -100,10 +118,14 @@ def attack_images(
             of fewer classes than the labels need.
     """
     _check_inputs(images, labels, ids)
-    result = _untouched(images, eight_bit)
+    pixels = _origin(images, eight_bit)
+    result = _untouched(pixels)
     if not len(images):
         return result
-    task = _Task(logits_fn, torch.from_numpy(np.require(images, requirements=["C", "W"])), labels, family(options.family), options, device)
+    if eight_bit:
+        options = _in_whole_levels(options)
+    attacked_fns = [through_bytes(steps_fn) if eight_bit else steps_fn for steps_fn in steps_fns or (logits_fn,)]
+    task = _Task(logits_fn, attacked_fns, pixels, labels, family(options.family), options, device)
     # An ambient inference_mode would make every tensor made here useless to autograd.
     with torch.inference_mode(False):
         classes = _classify_clean(task, batch_size, result)
@@ -112,13 +134,17 @@ def attack_images(
         draws = ImageRandom(seed, f"attack/{name}", ids)
         if task.kind.targeted(options):
             result.target[attacked] = draw_targets(draws.subset(attacked), labels[attacked], classes)
+        warnings = _examine(task, attacked)
         for first in range(0, len(attacked), batch_size):
             rows = attacked[first : first + batch_size]
-            _attack_batch(task, rows, draws.subset(rows), result)
+            for attacked_fn in task.attacked_fns:
+                left = rows[result.predicted[rows] == labels[rows]]
+                if len(left):
+                    _attack_batch(task, attacked_fn, left, draws.subset(left), result)
             advance(len(rows))
     result.success[:] = ~result.skipped & (result.predicted != labels)
     result.target_reached[:] = (result.target >= 0) & (result.predicted == result.target)
-    return result
+    return replace(result, warnings=warnings)
 
 
 def draw_targets(draws: ImageRandom, labels: Ints, classes: int) -> Ints:
@@ -127,21 +153,52 @@ def draw_targets(draws: ImageRandom, labels: Ints, classes: int) -> Ints:
     return drawn + (drawn >= labels)
 
 
-def _check_inputs(images: npt.NDArray[np.uint8], labels: Ints, ids: Sequence[str]) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
-        raise WhorlError(f"attack: the images are {images.dtype} of shape {images.shape}, where uint8 (N, C, H, W) was expected.")
+def _check_inputs(images: npt.NDArray[Any], labels: Ints, ids: Sequence[str]) -> None:
+    if images.dtype not in (np.uint8, np.float32) or images.ndim != 4 or 0 in images.shape[1:]:
+        raise WhorlError(
+            f"attack: the images are {images.dtype} of shape {images.shape}, where uint8 or float32 (N, C, H, W) was expected."
+        )
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         raise WhorlError(f"attack: the labels are {labels.dtype} of shape {labels.shape}, where int64 ({len(images)},) was expected.")
     if len(ids) != len(images):
         raise WhorlError(f"attack: there are {len(ids)} ids, where one for each of the {len(images)} images was expected.")
 
 
-def _untouched(images: npt.NDArray[np.uint8], eight_bit: bool) -> AttackedImages:
+def _origin(images: npt.NDArray[Any], eight_bit: bool) -> Tensor:
+    """The clean images in the type that is stored; raises WhorlError for floats that are no images, or that bytes cannot hold."""
+    given = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    if given.dtype == torch.uint8:
+        return given if eight_bit else as_floats(given)
+    check_images(given)
+    if not eight_bit:
+        return given
+    levels = round_to_bytes(given)
+    off = (as_floats(levels) - given).abs().flatten(1).amax(1) > _ON_GRID
+    if off.any():
+        raise WhorlError(
+            f"attack: {int(off.sum())} of {len(given)} images (the first is number {int(off.nonzero()[0])}) have pixels between two grey "
+            "levels, where multiples of 1/255 were expected because bytes are to be stored; ask for floats, or round them first."
+        )
+    return levels
+
+
+def _in_whole_levels(options: AttackOptions) -> AttackOptions:
+    """The options with an L-infinity radius that bytes can fill, lest an attack succeed at a level that storing takes back."""
+    bound = family(options.family).bound(options)
+    if bound is None or not isinstance(bound.norm, Linf) or "epsilon" not in type(options).model_fields:
+        return options
+    return options.model_copy(update={"epsilon": math.floor(bound.epsilon * LEVELS + SLACK) / LEVELS})
+
+
+def _floats(images: Tensor) -> Tensor:
+    return as_floats(images) if images.dtype == torch.uint8 else images
+
+
+def _untouched(origin: Tensor) -> AttackedImages:
     """The images as they are, with nothing predicted yet."""
-    count = len(images)
-    stored = images.copy() if eight_bit else as_floats(torch.from_numpy(images)).numpy()
+    count = len(origin)
     return AttackedImages(
-        images=stored,
+        images=origin.numpy().copy(),
         clean_predicted=np.full(count, -1, np.int64),
         predicted=np.full(count, -1, np.int64),
         success=np.zeros(count, np.bool_),
@@ -159,7 +216,7 @@ def _classify_clean(task: _Task, batch_size: int, result: AttackedImages) -> int
     classes = 0
     for first in range(0, len(task.images), batch_size):
         batch = slice(first, first + batch_size)
-        result.clean_predicted[batch], classes = _predict(task.logits_fn, as_floats(task.images[batch].to(task.device)))
+        result.clean_predicted[batch], classes = _predict(task.logits_fn, _floats(task.images[batch].to(task.device)))
     lowest, highest = task.labels.min(), task.labels.max()
     if lowest < 0 or highest >= classes:
         raise ClassifierError(
@@ -171,53 +228,57 @@ def _classify_clean(task: _Task, batch_size: int, result: AttackedImages) -> int
     return classes
 
 
-def _attack_batch(task: _Task, rows: npt.NDArray[np.intp], draws: ImageRandom, result: AttackedImages) -> None:
+def _attack_batch(task: _Task, attacked_fn: LogitFn, rows: npt.NDArray[np.intp], draws: ImageRandom, result: AttackedImages) -> None:
     """Attacks the images of ``rows`` and fills in what is stored of them."""
     origin = task.images[torch.from_numpy(rows)]
-    images, labels = as_floats(origin.to(task.device)), torch.from_numpy(task.labels[rows]).to(task.device)
+    images, labels = _floats(origin.to(task.device)), torch.from_numpy(task.labels[rows]).to(task.device)
     targets = torch.from_numpy(result.target[rows]).to(task.device) if task.kind.targeted(task.options) else None
-    outcome = task.kind.attack(task.logits_fn, images, labels, targets, task.options, draws)
+    outcome = task.kind.attack(attacked_fn, images, labels, targets, task.options, draws)
     # Rounded on the CPU, in float64, which not every device has.
-    eight_bit = result.images.dtype == np.uint8
-    stored = _storable(outcome.images.detach().cpu(), as_floats(origin), task.kind.bound(task.options), eight_bit, draws.ids)
-    result.images[rows] = stored.numpy()
+    stored = _storable(outcome.images.detach().cpu(), origin, task.kind.bound(task.options), draws.ids)
+    predicted, _ = _predict(task.logits_fn, _floats(stored).to(task.device))
+    failed = torch.from_numpy(predicted == task.labels[rows])
+    stored = torch.where(failed.view(-1, 1, 1, 1), origin, stored)
+    result.images[rows], result.predicted[rows] = stored.numpy(), predicted
     result.linf[rows], result.l2[rows] = _norms(stored, origin)
-    result.steps[rows] = outcome.steps.cpu().numpy()
-    result.predicted[rows], _ = _predict(task.logits_fn, (as_floats(stored) if eight_bit else stored).to(task.device))
+    result.steps[rows] += outcome.steps.cpu().numpy()
 
 
-def _storable(adversarial: Tensor, images: Tensor, bound: Bound | None, eight_bit: bool, ids: Sequence[str]) -> Tensor:
-    """What is kept of an attack's result: on the 8-bit grid or float32, in any case inside the bound and [0, 1]."""
-    assert adversarial.shape == images.shape
+def _examine(task: _Task, attacked: npt.NDArray[np.intp]) -> tuple[str, ...]:
+    """What ``checks.examine`` says of the model on the first images that are to be attacked."""
+    few = attacked[:MOST]
+    if not len(few):
+        return ()
+    images = _floats(task.images[torch.from_numpy(few)].to(task.device))
+    return examine(task.logits_fn, images, torch.from_numpy(task.labels[few]).to(task.device))
+
+
+def _storable(adversarial: Tensor, origin: Tensor, bound: Bound | None, ids: Sequence[str]) -> Tensor:
+    """What is kept of an attack's result, in the type of ``origin``: bytes or float32, in any case inside the bound and [0, 1]."""
+    assert adversarial.shape == origin.shape
     broken = ~adversarial.isfinite().flatten(1).all(1)
     if broken.any():
         raise WhorlError(
-            f"attack: {int(broken.sum())} of {len(images)} results are not finite (the first is that of image "
+            f"attack: {int(broken.sum())} of {len(origin)} results are not finite (the first is that of image "
             f"{ids[int(broken.nonzero()[0])]}), where pixels in [0, 1] were expected."
         )
+    eight_bit = origin.dtype == torch.uint8
     if bound is None:
         return round_to_bytes(adversarial) if eight_bit else adversarial.float().clamp(0, 1)
     keep = bound.norm.quantise if eight_bit else bound.norm.confine
-    return keep(adversarial, images, bound.epsilon)
+    return keep(adversarial, _floats(origin), bound.epsilon)
 
 
 def _norms(stored: Tensor, origin: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """L-infinity and L2 norms of the change; of bytes from whole grey levels, so that 8 levels measure 8/255 exactly."""
-    if stored.dtype == torch.uint8:
-        return Linf().distance(stored, origin).numpy() / LEVELS, L2().distance(stored, origin).numpy() / LEVELS
-    images = as_floats(origin)
-    return Linf().distance(stored, images).numpy(), L2().distance(stored, images).numpy()
+    scale = LEVELS if stored.dtype == torch.uint8 else 1
+    return Linf().distance(stored, origin).numpy() / scale, L2().distance(stored, origin).numpy() / scale
 
 
 def _predict(logits_fn: LogitFn, images: Tensor) -> tuple[Ints, int]:
     """The predicted classes, int64 (n,), and the number of classes; raises ClassifierError where the logits are unusable."""
     with torch.no_grad():
         logits = logits_fn(images)
-    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
-        raise ClassifierError(
-            f"classifier: its logits have shape {tuple(logits.shape)}, where ({len(images)}, K) with K of at least 2 classes was expected."
-        )
-    if not logits.isfinite().all():
-        raise ClassifierError("classifier: some of its logits are not finite, where finite ones were expected for images in [0, 1].")
+    check_logits(logits, len(images))
     predicted: Ints = logits.argmax(1).cpu().numpy()
     return predicted, logits.shape[1]

@@ -18,7 +18,7 @@ LEVELS = 255
 
 NormName = Literal["linf", "l2"]
 
-_SLACK = 1e-6
+SLACK = 1e-6
 """In grey levels: what float arithmetic may take from a bound such as 8/255 * 255 before it counts as less than 8."""
 _MARGIN = 1 - 1e-9
 """Share of the bound that a float image uses, so that its last rounding cannot leave the ball."""
@@ -87,7 +87,7 @@ class Linf:
 
     def quantise(self, adversarial: Tensor, images: Tensor, epsilon: float) -> Tensor:
         """Clips the whole number of grey levels that a pixel moves to floor(epsilon * 255)."""
-        bound = math.floor(epsilon * LEVELS + _SLACK)
+        bound = math.floor(epsilon * LEVELS + SLACK)
         origin = _levels(images)
         moved = (_levels(adversarial) - origin).clamp(-bound, bound)
         return (origin + moved).to(torch.uint8)
@@ -132,7 +132,7 @@ class L2:
         Every pixel ends on one of the two grey levels beside the one that was asked for; where plain rounding is
         inside, that is the result.
         """
-        origin, radius = _levels(images), epsilon * LEVELS + _SLACK
+        origin, radius = _levels(images), epsilon * LEVELS + SLACK
         wanted = _shrink(adversarial.clamp(0, 1).double() * LEVELS - origin, epsilon * LEVELS)
         moved = _take_back(wanted.round(), wanted, radius**2)
         return (origin + moved).to(torch.uint8)

@@ -5,7 +5,7 @@ the M examples still under attack. Whatever an attack keeps per example (labels,
 looked up by them, so it never has to be cut along with the batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +50,17 @@ def gradient(logits_fn: LogitFn, objective: Objective) -> GradientFn:
         return slope, logits.detach()
 
     return of
+
+
+def require_finite(finite: Tensor) -> None:
+    """Raises ClassifierError unless ``finite``, bool (), which a loop gathers from its gradients.
+
+    It is looked at once, at the end, so that a device need not wait for it in every step; sign(NaN) is 0 and would hide it.
+    """
+    if not finite:
+        raise ClassifierError(
+            "classifier: the gradient of its logits is not finite for some images, where finite ones were expected for images in [0, 1]."
+        )
 
 
 _NO_GRADIENT = (
@@ -106,9 +117,36 @@ def ascend(
         current = norm.project(current + step_size * norm.direction(slope), centre, epsilon)
         taken[rows] += 1
     reached[rows] = current
-    # Looked at once, at the end, so that a device need not wait for it in every step; sign(NaN) is 0 and would hide it.
-    if not finite:
-        raise ClassifierError(
-            "classifier: the gradient of its logits is not finite for some images, where finite ones were expected for images in [0, 1]."
-        )
+    require_finite(finite)
+    return Outcome(reached, taken)
+
+
+Attempt = Callable[[Tensor], Outcome]
+"""Rows (int64, (M,)) of the original batch to what an attack makes of those M examples."""
+
+
+def on_survivors(attempts: Sequence[Attempt], images: Tensor, logits_fn: LogitFn, finished: Finished) -> Outcome:
+    """Attacks in turn, each on the examples that those before it left unfinished: restarts, and ensembles.
+
+    An example keeps the image of the first attempt that finished it, or else of the last; its steps are summed. What an
+    attempt returned is looked at by one forward pass without gradients, except after the last attempt.
+
+    Args:
+        attempts: at least one, in order.
+        images: float (N, C, H, W), which give the result its shape.
+        logits_fn: the model.
+        finished: which examples need no further attempt.
+    """
+    reached, taken = images.clone(), torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    rows = torch.arange(len(images), device=images.device)
+    for attempt in attempts:
+        outcome = attempt(rows)
+        reached[rows] = outcome.images
+        taken[rows] += outcome.steps
+        if attempt is attempts[-1]:
+            break
+        with torch.no_grad():
+            rows = rows[~finished(logits_fn(outcome.images), rows)]
+        if not len(rows):
+            break
     return Outcome(reached, taken)

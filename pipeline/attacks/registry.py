@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.attacks import families as package
 from pipeline.attacks.base import AttackOptions, Family
+from pipeline.attacks.geometry import Linf
 from pipeline.errors import ParamsError
 from pipeline.params.attacks import AttackSpec
 from pipeline.params.messages import sentences
@@ -49,6 +50,13 @@ def parse_options(name: str, spec: AttackSpec) -> AttackOptions:
         )
     content = {"family": spec.family, **(spec.model_extra or {})}
     try:
-        return family(spec.family).Options.model_validate(content)
+        options = family(spec.family).Options.model_validate(content)
     except ValidationError as error:
         raise ParamsError("\n".join(sentences(PARAMS_FILE, content, error, f"attacks.{name}"))) from error
+    bound = family(spec.family).bound(options)
+    if bound is not None and isinstance(bound.norm, Linf) and bound.epsilon > 1:
+        raise ParamsError(
+            f"{PARAMS_FILE}: attacks.{name}.epsilon: the value is {bound.epsilon:g}, where at most 1 was expected, which takes black to "
+            f"white; a bound in grey levels is written as a fraction, such as {bound.epsilon:g}/255."
+        )
+    return options

@@ -1,11 +1,12 @@
 """One task a shard, on a pool of Ray actors; finished shards are kept whatever happens to the rest."""
 
-import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pipeline.artifacts.store import ShardOutput, ShardStore
+from pipeline.artifacts.store import ShardOutput, ShardStore, full_disk
 from pipeline.distributed.profile import Profile, load_profile
 from pipeline.distributed.runtime import cluster_resources, ray_session
 from pipeline.errors import WhorlError
@@ -14,7 +15,8 @@ from pipeline.progress import progress
 Payload = TypeVar("Payload")
 Work = Callable[[Payload], ShardOutput]
 
-logger = logging.getLogger("whorl")
+STOPPING = 10.0
+"""Seconds that workers have to be gone once they are stopped."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,21 @@ def shard_map(build: Callable[[], Work[Payload]], tasks: list[ShardTask[Payload]
         title: what the progress bar says.
 
     Raises:
-        WhorlError: what a worker raised, or that a worker died more often than the profile allows.
+        WhorlError: what a worker raised, that there was no room for a shard, or that a worker died more often than the profile
+            allows.
     """
     store = ShardStore(store.root.resolve())  # a worker's current folder may be another
+    store.sweep()
     missing = [task for task in tasks if store.about(task.signature) is None]
-    with progress(title, sum(task.size for task in tasks)) as advance:
-        advance(sum(task.size for task in tasks) - sum(task.size for task in missing))
+    total = sum(task.size for task in tasks)
+    with progress(title, total, finished=total - sum(task.size for task in missing)) as advance:
         if missing:
-            with ray_session():
-                for done in _run(build, missing, store, load_profile()):
-                    advance(done.size)
+            try:
+                with ray_session():
+                    for done in _run(build, missing, store, load_profile()):
+                        advance(done.size)
+            finally:
+                store.sweep()  # a worker that was stopped amid a shard leaves what it had begun
 
 
 def _run(
@@ -79,7 +86,7 @@ def _run(
         while running:
             ready, _ = ray.wait(list(running), num_returns=1)
             worker, task = running.pop(ready[0])
-            _result(ready[0], task)
+            _result(ready[0], task, store)
             yield task
             if waiting:
                 following = waiting.pop()
@@ -87,6 +94,8 @@ def _run(
     finally:
         for worker in workers:
             ray.kill(worker)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=STOPPING)
 
 
 def _worker_count(profile: Profile, tasks: int) -> int:
@@ -102,7 +111,7 @@ def _worker_count(profile: Profile, tasks: int) -> int:
     return int(min(tasks, room, profile.workers or room))
 
 
-def _result(reference: Any, task: ShardTask[Any]) -> None:
+def _result(reference: Any, task: ShardTask[Any], store: ShardStore) -> None:
     import ray
 
     try:
@@ -110,12 +119,20 @@ def _result(reference: Any, task: ShardTask[Any]) -> None:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, WhorlError):
             raise error.cause from None
+        if said := full_disk(error.cause, _where(error.cause) or store.root):
+            raise said from error
         raise
     except ray.exceptions.RayActorError as error:
         raise WhorlError(
             f"{task.name}: its worker died again and again (out of memory?), where it was expected to finish; "
             "what was finished is kept, and the same command goes on from there."
         ) from error
+
+
+def _where(error: BaseException) -> Path | None:
+    """The folder of the file that an error names: what a worker could not write need not be a shard."""
+    file = getattr(error, "filename", None)
+    return Path(os.fsdecode(file)).parent if isinstance(file, str | bytes) else None
 
 
 class _Worker:

@@ -21,7 +21,17 @@ SMALL: dict[str, Any] = {
     "classifier.epochs": 8,
     "attacks": {
         "fgsm": {"family": "fgsm", "norm": "linf", "epsilon": 0.2, "targeted": False},
-        "pgd": {"family": "pgd", "norm": "linf", "epsilon": 0.2, "step_size": 0.05, "steps": 5, "random_start": True, "targeted": True},
+        "pgd": {
+            "family": "pgd",
+            "norm": "linf",
+            "epsilon": 0.2,
+            "step_size": 0.05,
+            "steps": 5,
+            "random_start": True,
+            "restarts": 1,
+            "targeted": True,
+            "stop_on_success": False,
+        },
     },
     "fingerprints.candidates": 600,
     "fingerprints.k": 8,

@@ -1,5 +1,6 @@
-"""The shard store: whole shards, damage noticed, leftovers removed, one run at a time."""
+"""The shard store: whole shards, damage noticed, leftovers removed, a full disk said, one run at a time."""
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.artifacts.store import ShardOutput, ShardStore
+from pipeline.artifacts.signature import signature as sign
+from pipeline.artifacts.store import ShardOutput, ShardStore, full_disk
 from pipeline.errors import ArtifactError
 
 SIGNATURE = "a" * 64
@@ -72,12 +74,45 @@ def test_damage_is_noticed_and_the_shard_redone(store: ShardStore, tmp_path: Pat
     assert store.about(SIGNATURE) == {"images": 3}
 
 
+@pytest.mark.parametrize("name", ["arrays.safetensors", "rows.parquet", "record.json"])
+def test_no_bit_can_flip_and_no_byte_be_lost_unnoticed(store: ShardStore, name: str) -> None:
+    """All through every file of a shard. The last byte of the record is a line break, which says nothing."""
+    store.write(SIGNATURE, _output())
+    path = store.folder(SIGNATURE) / name
+    whole = path.read_bytes()
+    for place in range(0, len(whole.rstrip(b"\n")), 3):
+        for damaged in (*(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :] for bit in (1, 2, 64)), whole[:place]):
+            path.write_bytes(damaged)
+            assert store.about(SIGNATURE) is None, place
+    path.write_bytes(whole)
+    assert store.about(SIGNATURE) == {"images": 3}
+
+
+def test_facts_come_back_as_json_has_them(store: ShardStore) -> None:
+    about = {"counts": {10: 1, 9: 2}, "share": 0.1 + 0.2, "pair": (1, 2), "none": None}
+    store.write(SIGNATURE, ShardOutput(about=about))
+    assert store.about(SIGNATURE) == {"counts": {"10": 1, "9": 2}, "share": 0.1 + 0.2, "pair": [1, 2], "none": None}
+
+
+SIGNED = {"code": "c", "params": {"epsilon": 0.1}, "inputs": {"images": "i"}}
+
+
+@pytest.mark.parametrize("change", [{"code": "d"}, {"params": {"epsilon": 0.2}}, {"inputs": {"images": "j"}}, {"inputs": {}}])
+def test_another_code_other_params_and_other_inputs_are_another_shard(store: ShardStore, change: dict[str, object]) -> None:
+    ours, other = sign("attack", **SIGNED), sign("attack", **{**SIGNED, **change})  # type: ignore[arg-type]
+    store.write(ours, _output())
+    assert store.about(ours) is not None and store.about(other) is None
+    store.folder(ours).rename(store.folder(other))  # even where somebody puts it there
+    assert store.about(other) is None
+
+
 def test_writers_of_the_same_shard_at_once_all_succeed(store: ShardStore) -> None:
     """As when a worker outlives its killed driver and the next run makes the same shard: real processes, many times."""
     code = f"""
 from pathlib import Path
 import numpy as np
-from pipeline.artifacts.store import ShardOutput, ShardStore
+from pipeline.artifacts.signature import signature as sign
+from pipeline.artifacts.store import ShardOutput, ShardStore, full_disk
 for _ in range(60):
     ShardStore(Path({str(store.root)!r})).write({SIGNATURE!r}, ShardOutput({{"x": np.zeros(3)}}))
 """
@@ -92,6 +127,82 @@ def test_leftovers_of_other_plans_are_removed(store: ShardStore, tmp_path: Path)
     (store.root / ".building-x").mkdir()
     store.gather({"fit-0": SIGNATURE}, tmp_path / "out")
     assert [path.name for path in store.root.iterdir() if path.is_dir()] == [SIGNATURE]
+
+
+def test_of_a_larger_plan_nothing_is_left_in_the_artifact(store: ShardStore, tmp_path: Path) -> None:
+    plan = {f"fit-{number}": str(number) for number in range(3)}
+    for name in plan.values():
+        store.write(name, _output())
+    store.gather(plan, tmp_path / "out")
+    (store.folder("1") / "stray.txt").write_text("put here by somebody")
+    assert list(store.gather({"fit-0": "1"}, tmp_path / "out")) == ["fit-0"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fit-0.arrays.safetensors", "fit-0.rows.parquet"]
+    assert [path.name for path in store.root.iterdir()] == ["1"]
+
+
+def test_only_what_was_begun_is_swept_away(store: ShardStore) -> None:
+    store.sweep()
+    store.write("a", _output())
+    (store.root / ".building-x").mkdir()
+    (store.root / ".building-x" / "arrays.safetensors").write_bytes(b"half")
+    store.sweep()
+    assert [path.name for path in store.root.iterdir()] == ["a"]
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import pyarrow as pa
+from pipeline.artifacts.store import ShardOutput, ShardStore
+from pipeline.errors import ArtifactError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+store, noise = ShardStore(Path(sys.argv[1])), np.random.default_rng(0).integers(0, 256, 300_000, np.uint8)
+outputs = {"arrays": ShardOutput({"x": noise}), "rows": ShardOutput({}, {"rows": pa.table({"x": noise})})}
+store.write("small", ShardOutput({"x": noise[:1000]}))
+try:
+    if sys.argv[2] in outputs:
+        store.write("large", outputs[sys.argv[2]])
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        store.write("large", outputs["arrays"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        store.gather({"a": "small", "b": "large"}, Path(sys.argv[2]))
+except ArtifactError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("what", ["arrays", "rows"])
+def test_no_room_for_a_shard_is_one_sentence_and_what_was_finished_stays(store: ShardStore, what: str) -> None:
+    """The system really refuses to write: a process that may write no file of more than 100 kB."""
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(store.root), what], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr == "" and done.stdout.count("\n") == 1, done.stdout + done.stderr
+    assert (
+        done.stdout.startswith(f"{store.root}: there is no room to write (File too large; ") and "MiB of its disk are free" in done.stdout
+    )
+    assert "what was finished is kept" in done.stdout and "the same command goes on" in done.stdout
+    assert [path.name for path in store.root.iterdir()] == ["small"] and store.about("small") == {}
+
+
+def test_no_room_for_the_artifact_leaves_no_half_of_it_and_every_shard(store: ShardStore, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(store.root), str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout.startswith(f"{out}: there is no room to write"), done.stdout + done.stderr
+    assert not out.exists() and {path.name for path in store.root.iterdir()} == {"small", "large"}
+    assert set(store.gather({"a": "small", "b": "large"}, out)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_a_spent_quota_and_a_size_limit_are_no_room(tmp_path: Path, number: int) -> None:
+    said = full_disk(OSError(number, "whatever"), tmp_path / "not" / "there")
+    assert said is not None and str(said).startswith(f"{tmp_path / 'not' / 'there'}: there is no room to write ({os.strerror(number)}; ")
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), ArtifactError("damaged"), ValueError("no"), None])
+def test_other_errors_are_left_alone(tmp_path: Path, error: BaseException | None) -> None:
+    assert full_disk(error, tmp_path) is None
 
 
 def test_what_is_gathered_shares_no_bytes_with_the_store(store: ShardStore, tmp_path: Path) -> None:

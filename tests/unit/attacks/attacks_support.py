@@ -84,7 +84,7 @@ def linear(weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Callable[[Tensor
 
 def run(
     logits_fn: Callable[[Tensor], Tensor],
-    images: Bytes,
+    images: npt.NDArray[Any],
     labels: Ints,
     options: Mapping[str, Any],
     *,
@@ -94,6 +94,7 @@ def run(
     batch_size: int = 64,
     eight_bit: bool = True,
     advance: Callable[[int], None] = lambda _: None,
+    steps_fns: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> AttackedImages:
     """``attack_images`` on the CPU with the options of a params entry."""
     return attack_images(
@@ -108,6 +109,7 @@ def run(
         eight_bit=eight_bit,
         device="cpu",
         advance=advance,
+        steps_fns=steps_fns,
     )
 
 

@@ -1,12 +1,62 @@
 """The table of families: every row keeps every promise, on real images. Adding an attack adds a row."""
 
+import math
+
 import numpy as np
 import pytest
 from attacks_support import Case, check_guarantees, linear, run
 
 from pipeline.attacks.registry import families, family_names
 
-PGD = {"family": "pgd", "norm": "linf", "epsilon": "16/255", "step_size": "4/255", "steps": 10, "random_start": True, "targeted": False}
+PGD = {
+    "family": "pgd",
+    "norm": "linf",
+    "epsilon": "16/255",
+    "step_size": "4/255",
+    "steps": 10,
+    "random_start": True,
+    "restarts": 1,
+    "targeted": False,
+    "stop_on_success": False,
+}
+SQUARE = {"family": "square", "norm": "linf", "epsilon": "32/255", "queries": 100, "p_init": 0.8, "schedule": 100, "targeted": False}
+AUTO = {"family": "autoattack", "norm": "linf", "epsilon": "16/255", "steps": 5, "queries": 30, "target_classes": 2}
+BIM = {"family": "bim", "norm": "linf", "epsilon": "16/255", "step_size": "4/255", "steps": 10, "targeted": False, "stop_on_success": False}
+MIM = {**BIM, "family": "mim", "decay": 1.0}
+APGD = {
+    "family": "apgd",
+    "norm": "linf",
+    "epsilon": "16/255",
+    "steps": 20,
+    "restarts": 1,
+    "loss": "ce",
+    "target_classes": None,
+    "rho": 0.75,
+    "stop_on_success": False,
+}
+FAB = {
+    "family": "fab",
+    "norm": "linf",
+    "epsilon": "16/255",
+    "steps": 10,
+    "restarts": 1,
+    "target_classes": 3,
+    "alpha_max": 0.1,
+    "eta": 1.05,
+    "beta": 0.9,
+}
+DEEPFOOL = {"family": "deepfool", "norm": "linf", "steps": 30, "candidates": 10, "overshoot": 0.02}
+CW = {
+    "family": "carlini_wagner",
+    "confidence": 0.0,
+    "learning_rate": 0.05,
+    "steps": 50,
+    "search_steps": 4,
+    "initial_const": 0.1,
+    "abort_early": True,
+    "targeted": False,
+}
+APGD_TARGETED = {**APGD, "epsilon": "24/255", "steps": 10, "loss": "dlr_targeted", "target_classes": 3, "stop_on_success": True}
 
 CASES = [
     Case("fgsm", {"family": "fgsm", "norm": "linf", "epsilon": "16/255", "targeted": False}, "linf", 16 / 255, 0.1),
@@ -14,9 +64,22 @@ CASES = [
     Case("fgsm_l2", {"family": "fgsm", "norm": "l2", "epsilon": 0.7, "targeted": False}, "l2", 0.7, 0.5),
     Case("pgd", PGD, "linf", 16 / 255, 0.15),
     Case("pgd_odd_bound", {**PGD, "epsilon": 0.1}, "linf", 0.1, 0.4),
-    Case("bim", {**PGD, "random_start": False}, "linf", 16 / 255, 0.15),
+    Case("bim", BIM, "linf", 16 / 255, 0.15),
+    Case("bim_l2", {**BIM, "norm": "l2", "epsilon": 0.7, "step_size": 0.2, "stop_on_success": True}, "l2", 0.7, 0.7),
+    Case("mim", MIM, "linf", 16 / 255, 0.15),
+    Case("mim_l2", {**MIM, "norm": "l2", "epsilon": 0.7, "step_size": 0.2}, "l2", 0.7, 0.7),
+    Case("mim_targeted", {**MIM, "epsilon": "40/255", "targeted": True, "stop_on_success": True}, "linf", 40 / 255, 0.4),
     Case("pgd_targeted", {**PGD, "epsilon": "40/255", "targeted": True}, "linf", 40 / 255, 0.25),
     Case("pgd_l2", {**PGD, "norm": "l2", "epsilon": 0.7, "step_size": 0.2}, "l2", 0.7, 0.7),
+    Case("apgd", APGD, "linf", 16 / 255, 0.19),
+    Case("apgd_dlr_l2", {**APGD, "norm": "l2", "epsilon": 0.7, "loss": "dlr", "restarts": 2}, "l2", 0.7, 0.82),
+    Case("apgd_targeted", APGD_TARGETED, "linf", 24 / 255, 0.42),
+    Case("fab", FAB, "linf", 16 / 255, 0.17),
+    Case("fab_l2", {**FAB, "norm": "l2", "epsilon": 0.7, "restarts": 2}, "l2", 0.7, 0.82),
+    Case("deepfool", DEEPFOOL, None, math.inf, 1.0),
+    Case("deepfool_l2", {**DEEPFOOL, "norm": "l2"}, None, math.inf, 1.0),
+    Case("carlini_wagner", CW, None, math.inf, 0.98),
+    Case("carlini_wagner_targeted", {**CW, "confidence": 0.5, "targeted": True}, None, math.inf, 0.85),
     Case(
         "confidence",
         {"family": "confidence_ifgsm", "epsilon": 0.2, "step_size": 0.01, "confidence": 0.7, "steps": 60},
@@ -24,6 +87,11 @@ CASES = [
         0.2,
         0.7,
     ),
+    Case("square", SQUARE, "linf", 32 / 255, 0.45),
+    Case("square_l2", {**SQUARE, "norm": "l2", "epsilon": 0.9}, "l2", 0.9, 0.6),
+    Case("square_targeted", {**SQUARE, "epsilon": "64/255", "targeted": True}, "linf", 64 / 255, 0.75),
+    Case("autoattack", AUTO, "linf", 16 / 255, 0.17),
+    Case("autoattack_l2", {**AUTO, "norm": "l2", "epsilon": 0.7}, "l2", 0.7, 0.8),
 ]
 
 
@@ -63,12 +131,12 @@ def test_linf_is_exact_on_a_linear_model_of_two_classes(family: str, levels: int
     best = np.clip(flat + levels * towards_other.astype(np.int64), 0, 255)
     options = {"family": family, "norm": "linf", "epsilon": f"{levels}/255", "targeted": False}
     if family == "pgd":
-        options |= {"step_size": "4/255", "steps": 12, "random_start": True}
+        options |= {"step_size": "4/255", "steps": 12, "random_start": True, "restarts": 1, "stop_on_success": False}
     result = run(linear(weight, bias), images, labels, options)
-    np.testing.assert_array_equal(result.images.reshape(200, 12), best)
     expected = (best / 255 @ weight.T).argmax(1) != labels
     assert 0 < expected.sum() < 200
     np.testing.assert_array_equal(result.success, expected)
+    np.testing.assert_array_equal(result.images.reshape(200, 12), np.where(expected[:, None], best, flat))
 
 
 @pytest.mark.parametrize("family", ["fgsm", "pgd"])
@@ -82,7 +150,7 @@ def test_l2_is_exact_on_a_linear_model_of_two_classes(family: str) -> None:
     distance = np.abs(logits[:, 1] - logits[:, 0]) / np.linalg.norm(weight[1] - weight[0])
     options = {"family": family, "norm": "l2", "epsilon": epsilon, "targeted": False}
     if family == "pgd":
-        options |= {"step_size": 0.1, "steps": 40, "random_start": True}
+        options |= {"step_size": 0.1, "steps": 40, "random_start": True, "restarts": 1, "stop_on_success": False}
     result = run(linear(weight, bias), images, labels, options, eight_bit=False)
     clear = np.abs(distance - epsilon) > 1e-4
     assert 50 < (distance < epsilon).sum() < 250 and clear.sum() > 290

@@ -12,7 +12,7 @@ from attacks_support import as_pixels, check_flags, check_stored, classify, digi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.attacks.generate import AttackedImages, draw_targets
 from pipeline.errors import ClassifierError, WhorlError
@@ -20,7 +20,17 @@ from pipeline.random import ImageRandom
 
 CONFIDENCE = {"family": "confidence_ifgsm", "epsilon": 0.2, "step_size": 0.01, "confidence": 0.7, "steps": 60}
 FGSM = {"family": "fgsm", "norm": "linf", "epsilon": "1/255", "targeted": False}
-PGD = {"family": "pgd", "norm": "linf", "epsilon": 0.2, "step_size": 0.05, "steps": 3, "random_start": True, "targeted": True}
+PGD = {
+    "family": "pgd",
+    "norm": "linf",
+    "epsilon": 0.2,
+    "step_size": 0.05,
+    "steps": 3,
+    "random_start": True,
+    "restarts": 1,
+    "targeted": True,
+    "stop_on_success": False,
+}
 
 
 def same(a: AttackedImages, b: AttackedImages) -> None:
@@ -34,8 +44,15 @@ def attacks(draw: st.DrawFn) -> dict[str, Any]:
     sizes = {"epsilon": epsilon, "step_size": draw(st.floats(0, 0.5)), "steps": draw(st.integers(1, 4))}
     if draw(st.booleans()):
         return {"family": "confidence_ifgsm", **sizes, "confidence": draw(st.floats(0.1, 0.9))}
-    flags = {"random_start": draw(st.booleans()), "targeted": draw(st.booleans())}
-    return {"family": "pgd", "norm": draw(st.sampled_from(["linf", "l2"])), **sizes, **flags}
+    start = draw(st.booleans())
+    flags = {"random_start": start, "targeted": draw(st.booleans()), "stop_on_success": draw(st.booleans())}
+    return {
+        "family": "pgd",
+        "norm": draw(st.sampled_from(["linf", "l2"])),
+        **sizes,
+        **flags,
+        "restarts": draw(st.integers(1, 3)) if start else 1,
+    }
 
 
 @settings(max_examples=120, deadline=None)
@@ -69,13 +86,16 @@ def test_whatever_the_attack_bounds_and_flags_are_true(
 # What the authors' package gets wrong, and a test that it would fail for each.
 
 
-def test_a_failed_attack_is_kept_but_never_a_success() -> None:
+@pytest.mark.parametrize("eight_bit", [True, False], ids=["bytes", "floats"])
+def test_a_failed_attack_returns_the_input_and_is_never_a_success(eight_bit: bool) -> None:
     data = digits()
-    result = run(data.model, data.images, data.labels, FGSM)
+    result = run(data.model, data.images, data.labels, FGSM, eight_bit=eight_bit)
     failed = ~result.skipped & ~result.success
     assert failed.sum() > 100, "a step of one grey level should fail on most digits"
     np.testing.assert_array_equal(result.predicted[failed], data.labels[failed])
-    assert np.all(result.linf[failed] == 1 / 255), "a failure is stored as the perturbed image that it is"
+    clean = data.images if eight_bit else data.images.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(result.images[failed], clean[failed])
+    assert not result.linf[failed].any() and not result.l2[failed].any() and np.all(result.steps[failed] == 1)
     wrong_all_along = classify(data.model, data.images) != data.labels
     assert wrong_all_along.any() and not result.success[wrong_all_along].any()
 
@@ -89,9 +109,11 @@ def test_perturbations_are_projected_and_clipped() -> None:
         theirs = theirs - 0.01 * np.sign(weight[0] - weight[1])
     assert np.abs(theirs - images.ravel() / 255).max() > ours_bound and theirs.min() < 0 and theirs.max() > 1
     labels = np.zeros(1, np.int64)
+    # The best point of ball and box just crosses; on the way there the target is never more than half as likely as not.
+    crossing = np.array([0.9, 0.0])
     for eight_bit in (True, False):
-        result = run(linear(weight, np.array([9.0, 0.0])), images, labels, CONFIDENCE, eight_bit=eight_bit)
-        assert result.steps.item() == 60 and not result.success.any()
+        result = run(linear(weight, crossing), images, labels, CONFIDENCE, eight_bit=eight_bit)
+        assert result.steps.item() == 60 and result.success.all()
         check_stored(result, images, "linf", ours_bound)
         np.testing.assert_allclose(as_pixels(result.images).ravel(), np.array([255, 0, 149, 151]) / 255, atol=1e-6)
 
@@ -101,7 +123,7 @@ def test_what_is_stored_as_attacked_is_the_attacked_image() -> None:
     result = run(data.model, data.images, data.labels, CONFIDENCE)
     assert result.success.sum() > 100
     changed = (result.images != data.images).reshape(len(data.images), -1).any(1)
-    np.testing.assert_array_equal(changed, ~result.skipped)
+    np.testing.assert_array_equal(changed, result.success)
     assert np.all(classify(data.model, result.images)[result.success] != data.labels[result.success])
 
 
@@ -115,12 +137,95 @@ def test_an_attack_that_rounding_undoes_is_a_failure() -> None:
     assert run(model, images, labels, options, eight_bit=False).success.all()
 
 
+def test_floats_are_attacked_as_the_bytes_that_they_stand_for() -> None:
+    data = digits()
+    floats = data.images.astype(np.float32) / np.float32(255)
+    for eight_bit in (True, False):
+        wanted = run(data.model, data.images, data.labels, PGD, eight_bit=eight_bit)
+        same(run(data.model, floats, data.labels, PGD, eight_bit=eight_bit), wanted)
+
+
+def test_floats_between_grey_levels_keep_the_bound_exactly() -> None:
+    data = digits()
+    floats = (data.images.astype(np.float32) / 255 * 0.9 + 0.0371).astype(np.float32)
+    options = {**PGD, "epsilon": 0.1, "steps": 10, "targeted": False}
+    result = run(data.model, floats, data.labels, options, eight_bit=False)
+    assert result.success.sum() > 50
+    moved = result.images.astype(np.float64) - floats
+    assert np.abs(moved).max() <= 0.1 and result.images.min() >= 0 and result.images.max() <= 1
+    np.testing.assert_allclose(result.linf, np.abs(moved).reshape(len(moved), -1).max(1), atol=1e-12)
+
+
+def test_an_attack_sees_the_bytes_that_will_be_stored() -> None:
+    """Every image that the model is asked about is on the 8-bit grid; asked for floats, it is not rounded."""
+    data = digits()
+    seen: list[Tensor] = []
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(images.detach().clone())
+        logits: Tensor = data.model(images)
+        return logits
+
+    for eight_bit in (True, False):
+        seen.clear()
+        run(watched, data.images, data.labels, {**PGD, "step_size": 0.0333}, eight_bit=eight_bit)
+        levels = torch.cat(seen) * 255
+        assert ((levels - levels.round()).abs() < 1e-4).all() == eight_bit
+
+
+@pytest.mark.parametrize("epsilon", ["40/255", 0.1])
+def test_with_success_stopping_nothing_is_lost_to_rounding(epsilon: str | float) -> None:
+    """An image that left the batch as fooled is fooled as stored, also where the bound is half a grey level (25.5)."""
+    data = digits()
+    options = {**PGD, "epsilon": epsilon, "step_size": 0.0333, "steps": 30, "targeted": False, "stop_on_success": True}
+    result = run(data.model, data.images, data.labels, options)
+    left_early = (result.steps < 30) & ~result.skipped
+    assert left_early.sum() > 50 and result.success[left_early].all()
+
+
+def test_verdicts_are_the_models_own_whatever_the_steps_are_taken_on() -> None:
+    data = digits()
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    options = FGSM | {"epsilon": 0.3}
+    misled = run(data.model, data.images, data.labels, options, steps_fns=[other])
+    check_flags(misled, data.model, data.images, data.labels)
+    own = run(data.model, data.images, data.labels, options)
+    assert not np.array_equal(misled.images, own.images) and own.success.sum() > misled.success.sum() > 10
+
+
+def test_what_a_less_exact_model_leaves_is_attacked_on_the_next() -> None:
+    data = digits()
+    options = FGSM | {"epsilon": 0.3}
+    other, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), list[int]()
+
+    def counted(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        logits: Tensor = data.model(images)
+        return logits
+
+    first = run(data.model, data.images, data.labels, options, steps_fns=[other])
+    second = run(data.model, data.images, data.labels, options)
+    both = run(data.model, data.images, data.labels, options, steps_fns=[other, counted])
+    check_flags(both, data.model, data.images, data.labels)
+    np.testing.assert_array_equal(both.success, first.success | second.success)
+    np.testing.assert_array_equal(both.images, np.where(first.success[:, None, None, None], first.images, second.images))
+    np.testing.assert_array_equal(both.steps, first.steps + np.where(first.success, 0, second.steps))
+    assert sum(seen) == (~first.skipped & ~first.success).sum()
+
+
 # Draws.
 
 
 def flat_model(classes: int) -> Callable[[Tensor], Tensor]:
-    """Always class 0, with a gradient of 0: what is stored is the random start itself."""
-    return linear(np.zeros((classes, 12)), np.eye(classes)[0])
+    """Class 0 on plain grey and class 1 on all else, with a gradient of 0: what is stored is the random start itself."""
+    flat = linear(np.zeros((classes, 12)), np.eye(classes)[0])
+
+    def logits(images: Tensor) -> Tensor:
+        found = flat(images)
+        changed = (images != 128 / 255).flatten(1).any(1, keepdim=True)
+        return found + 2 * changed * torch.eye(classes, dtype=found.dtype)[min(1, classes - 1)]
+
+    return logits
 
 
 @pytest.mark.parametrize("name", ["linf", "l2"])
@@ -198,7 +303,8 @@ ZEROS = np.zeros(2, np.int64)
 @pytest.mark.parametrize(
     ("logits_fn", "images", "labels", "kind", "expected"),
     [
-        (flat_model(3), IMAGES / 255, ZEROS, WhorlError, r"float64 of shape \(2, 3, 2, 2\), where uint8 \(N, C, H, W\) was expected"),
+        (flat_model(3), IMAGES / 255, ZEROS, WhorlError, r"float64 of shape \(2, 3, 2, 2\), where uint8 or float32 \(N, C, H, W\) was"),
+        (flat_model(3), np.float32(IMAGES / 250), ZEROS, WhorlError, "2 of 2 images .* have pixels between two grey levels"),
         (flat_model(3), IMAGES[0], ZEROS, WhorlError, r"uint8 of shape \(3, 2, 2\), where"),
         (flat_model(3), IMAGES, ZEROS.astype(np.int32), WhorlError, r"labels are int32 of shape \(2,\), where int64 \(2,\) was expected"),
         (flat_model(3), IMAGES, ZEROS[:1], WhorlError, r"labels are int64 of shape \(1,\)"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.attacks.base import Outcome
 from pipeline.attacks.geometry import norm
-from pipeline.attacks.loop import GradientFn, ascend, gradient
+from pipeline.attacks.loop import GradientFn, ascend, gradient, on_survivors
 from pipeline.attacks.objectives import away_from, towards
 from pipeline.attacks.registry import family, parse_options
 from pipeline.errors import ClassifierError
@@ -58,6 +60,9 @@ def images_and_classes(count: int = 12) -> tuple[Floats, npt.NDArray[np.int64], 
     images = np.clip(rng.uniform(-0.3, 1.3, (count, 12)), 0, 1)
     labels = np.array([perceptron().probabilities(image).argmax() for image in images])
     return images, labels, (labels + rng.integers(1, 4, count)) % 4
+
+
+ONCE = {"restarts": 1, "stop_on_success": False}
 
 
 def step(name: str, slope: Floats) -> Floats:
@@ -122,7 +127,7 @@ def test_fgsm_by_hand(name: str, epsilon: float, targeted: bool) -> None:
 @pytest.mark.parametrize(("name", "epsilon", "size"), [("linf", 0.1, 0.03), ("l2", 0.6, 0.2)])
 def test_pgd_by_hand(name: str, epsilon: float, size: float, targeted: bool, start: bool) -> None:
     images, labels, targets = images_and_classes()
-    options = {"family": "pgd", "norm": name, "epsilon": epsilon, "step_size": size, "steps": 7}
+    options = {"family": "pgd", "norm": name, "epsilon": epsilon, "step_size": size, "steps": 7, **ONCE}
     got, steps = attack({**options, "random_start": start, "targeted": targeted}, perceptron().logits)
     for row, image in enumerate(images):
         goal, sign = (targets[row], -1) if targeted else (labels[row], 1)
@@ -176,9 +181,62 @@ def test_one_forward_pass_a_step_and_none_more() -> None:
         calls.append(len(batch))
         return perceptron().logits(batch)
 
-    options = {"family": "pgd", "norm": "linf", "epsilon": 0.1, "step_size": 0.03, "steps": 5}
+    options = {"family": "pgd", "norm": "linf", "epsilon": 0.1, "step_size": 0.03, "steps": 5, **ONCE}
     attack({**options, "random_start": True, "targeted": False}, counted)
     assert calls == [12] * 5
+
+
+@pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
+def test_with_success_stopping_an_image_stays_where_it_first_fooled(targeted: bool) -> None:
+    images, labels, targets = images_and_classes()
+    model, seen = perceptron(), list[int]()
+
+    def counted(batch: Tensor) -> Tensor:
+        seen.append(len(batch))
+        return model.logits(batch)
+
+    options = {"family": "pgd", "norm": "linf", "epsilon": 0.35, "step_size": 0.02, "steps": 25, "random_start": False, "restarts": 1}
+    got, steps = attack({**options, "targeted": targeted, "stop_on_success": True}, counted)
+    expected_steps = np.zeros(len(images), int)
+    for row, image in enumerate(images):
+        x, goal, sign = image, *((targets[row], -1) if targeted else (labels[row], 1))
+        for turn in range(25):
+            predicted = model.probabilities(x).argmax()
+            if predicted == targets[row] if targeted else predicted != labels[row]:
+                break
+            x = project("linf", x + 0.02 * step("linf", sign * model.loss_gradient(x, goal)), image, 0.35)
+            expected_steps[row] = turn + 1
+        np.testing.assert_allclose(got[row], x, atol=1e-9)
+    np.testing.assert_array_equal(steps, expected_steps)
+    assert len(set(expected_steps)) > 2, "images should finish at different times"
+    np.testing.assert_array_equal(
+        seen, [(expected_steps >= turn).sum() for turn in range(expected_steps.max() + (expected_steps.max() < 25))]
+    )
+
+
+def test_restarts_are_for_the_survivors_and_from_other_points() -> None:
+    images, labels, _ = images_and_classes()
+    fooled = {0: {1, 4}, 1: {2}, 2: set[int]()}
+    turns: list[list[int]] = []
+
+    def attempt(turn: int, rows: Tensor) -> Outcome:
+        turns.append(rows.tolist())
+        return Outcome(torch.full((len(rows), *SHAPE), float(turn)), torch.full((len(rows),), 3))
+
+    def finished(logits: Tensor, rows: Tensor) -> Tensor:
+        turn = int(logits[0, 0])
+        return torch.tensor([row in fooled[turn] for row in rows.tolist()])
+
+    batch = torch.zeros(6, *SHAPE)
+    outcome = on_survivors([partial(attempt, turn) for turn in range(3)], batch, lambda x: x.flatten(1)[:, :2], finished)
+    assert turns == [[0, 1, 2, 3, 4, 5], [0, 2, 3, 5], [0, 3, 5]]
+    assert outcome.images[:, 0, 0, 0].tolist() == [2, 0, 1, 2, 0, 2] and outcome.steps.tolist() == [9, 3, 6, 9, 3, 9]
+
+    options = {"family": "pgd", "norm": "linf", "epsilon": 0.05, "step_size": 0.01, "steps": 1, "random_start": True}
+    starts = [attack({**options, **ONCE, "targeted": False, "restarts": count}, perceptron().logits)[0] for count in (1, 2)]
+    survived = np.array([perceptron().probabilities(x).argmax() == label for x, label in zip(starts[0], labels, strict=True)])
+    np.testing.assert_array_equal((starts[0] != starts[1]).any(1), survived)
+    assert survived.sum() > 0 and len(images) == len(survived)
 
 
 def test_objectives_add_up_and_a_wrapped_gradient_keeps_state_by_row() -> None:

@@ -28,6 +28,7 @@ def test_options_are_typed_and_fractions_read() -> None:
     ("spec", "expected"),
     [
         ({**FGSM, "epsilon": -0.1}, ["attacks.mine.epsilon", "-0.1", "greater than or equal to 0 was expected"]),
+        ({**FGSM, "epsilon": 8}, ["attacks.mine.epsilon", "the value is 8", "such as 8/255"]),
         ({**FGSM, "epsilon": "8/0"}, ["attacks.mine.epsilon", "'8/0'"]),
         ({**FGSM, "epsilon": float("nan")}, ["attacks.mine.epsilon", "nan", "finite"]),
         ({**FGSM, "norm": "l1"}, ["attacks.mine.norm", "'l1'", "'linf' or 'l2' was expected"]),
@@ -36,7 +37,7 @@ def test_options_are_typed_and_fractions_read() -> None:
         ({"family": "fgsm", "norm": "linf", "targeted": False}, ["attacks.mine.epsilon", "missing"]),
         ({**CONFIDENCE, "confidence": 1.0}, ["attacks.mine.confidence", "1.0", "less than 1 was expected"]),
         ({**CONFIDENCE, "steps": 0}, ["attacks.mine.steps", "0", "greater than 0 was expected"]),
-        ({**FGSM, "family": "fgms"}, ["attacks.mine.family", "'fgms'", "confidence_ifgsm, fgsm, pgd"]),
+        ({**FGSM, "family": "fgms"}, ["attacks.mine.family", "'fgms'", "one of apgd, autoattack", "confidence_ifgsm", "pgd, square"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

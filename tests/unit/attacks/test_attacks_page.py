@@ -1,0 +1,31 @@
+"""docs/attacks.md is true: its table is the registry, its program runs, and what it names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.attacks import adaptive, transforms
+from pipeline.attacks.registry import family_names
+
+PAGE = (Path(__file__).parents[3] / "docs" / "attacks.md").read_text()
+
+
+def test_the_table_lists_every_family() -> None:
+    families = PAGE.split("## Which there are")[1].split("##")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", families, re.MULTILINE)) == sorted(family_names())
+
+
+def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    variables: dict[str, object] = {}
+    exec(program, variables)
+    said = re.fullmatch(r"(\d+)% fooled, L2 ([\d.]+)\n", capsys.readouterr().out)
+    assert said is not None and int(said[1]) > 50 and 0 < float(said[2]) < 8 / 255 * (3 * 8 * 8) ** 0.5
+
+
+def test_the_pieces_exist() -> None:
+    pieces = re.findall(r"`(\w+)`", PAGE.split("## Against a defence")[1].split("| to … | use |")[1].split("##")[0])
+    assert len(pieces) > 8
+    for piece in pieces:
+        assert hasattr(adaptive, piece) or hasattr(transforms, piece), piece
