@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,8 @@ app = typer.Typer(name="whorl", help=SAYS, no_args_is_help=True, add_completion=
 def main() -> None:
     """Runs the command; what a user's input caused is one sentence and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # As `python -m stages` has it: a factory of the user's own may lie in the folder that the command runs in.
+    sys.path.insert(0, str(Path.cwd()))
     try:
         app()
     except WhorlError as error:
@@ -50,7 +53,7 @@ def check() -> None:
 
 @app.command()
 def preset(name: Annotated[str | None, typer.Argument(help="Which one; without a name, lists them.")] = None) -> None:
-    """Replaces params.yaml by a preset (the old one is kept as params.yaml.bak)."""
+    """Replaces params.yaml by a preset; what was changed in the old one is kept beside it."""
     folder = Path("presets")
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if name is None:
@@ -59,8 +62,11 @@ def preset(name: Annotated[str | None, typer.Argument(help="Which one; without a
     if name not in names:
         raise ParamsError(f"{folder}: there is no preset {name!r}, where one of {', '.join(names)} was expected.")
     target = Path("params.yaml")
-    if target.is_file():
-        shutil.copyfile(target, target.with_suffix(".yaml.bak"))
+    pristine = [(folder / f"{other}.yaml").read_bytes() for other in names]
+    if target.is_file() and target.read_bytes() not in pristine:
+        kept = next(path for number in count() if not (path := Path(f"params.yaml.bak{number or ''}")).exists())
+        shutil.copyfile(target, kept)
+        print(f"The old params.yaml is kept as {kept}.")
     shutil.copyfile(folder / f"{name}.yaml", target)
     print(f"params.yaml is now the preset {name}; `make repro` rebuilds what that changes.")
 

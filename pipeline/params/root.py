@@ -103,7 +103,11 @@ def _channel_problems(params: Params) -> list[str]:
 
 def _fingerprint_problems(params: Params) -> list[str]:
     layers, k = params.activations.layers, params.fingerprints.k
-    problems = []
+    problems = [
+        f"fingerprints.layer_weights: has no {layer!r}, which activations.layers keeps, where a weight was expected (0 leaves it out)"
+        for layer in layers
+        if layer not in params.fingerprints.layer_weights
+    ]
     for layer, weight in params.fingerprints.layer_weights.items():
         if layer not in layers:
             problems.append(

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +32,11 @@ def test_a_preset_replaces_the_params_and_keeps_the_old_ones(project: Path) -> N
     assert _whorl("preset", "mnist", cwd=project).returncode == 0
     assert (project / "params.yaml").read_text() == (PROJECT / "presets/mnist.yaml").read_text()
     assert (project / "params.yaml.bak").read_text() == "mine: 1\n"
+    assert _whorl("preset", "digits", cwd=project).returncode == 0
+    assert [path.name for path in project.glob("*.bak*")] == ["params.yaml.bak"], "an untouched preset needs no copy"
+    (project / "params.yaml").write_text("mine: 2\n")
+    assert "params.yaml.bak1" in _whorl("preset", "digits", cwd=project).stdout
+    assert [(project / f"params.yaml.bak{end}").read_text() for end in ("", "1")] == ["mine: 1\n", "mine: 2\n"]
     done = _whorl("preset", "imagenet", cwd=project)
     assert done.returncode == 2 and "'imagenet'" in done.stderr and "cifar10" in done.stderr
 
@@ -45,3 +51,18 @@ def test_check_says_what_is_wrong_with_status_2(project: Path) -> None:
 def test_detect_without_a_guard_is_a_sentence_with_status_2(project: Path) -> None:
     done = _whorl("detect", "nothing.png", cwd=project)
     assert done.returncode == 2 and "artifacts/guard" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_factory_in_the_current_folder_is_found(project: Path) -> None:
+    """As ``dvc repro`` finds it, whose stages run as ``python -m``."""
+    (project / "mine.py").write_text("def make():\n    raise SystemExit('mine was asked for a network')\n")
+    (project / "weights.pth").write_bytes(b"")
+    preset = YAML(typ="safe", pure=True).load((PROJECT / "presets/digits.yaml").read_text())
+    own = {"kind": "adopt", "architecture": None, "factory": "mine:make", "pretrained": False, "checkpoint": "weights.pth"}
+    kept = {key: preset["classifier"][key] for key in ("mean", "std", "input_size")}
+    preset["classifier"] = {**own, **kept, "unseen": ["digits"]}
+    preset["splits"]["origins"]["digits"] = {"train": 0.0, "fit": 0.4, "tune": 0.1, "calibrate": 0.25, "test": 0.25}
+    with (project / "params.yaml").open("w") as file:
+        YAML().dump(preset, file)
+    done = _whorl("check", cwd=project)
+    assert "mine was asked for a network" in done.stderr, done.stderr

@@ -102,6 +102,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         lambda c: (c["activations"]["layers"].update(layer9=8), c["fingerprints"]["layer_weights"].update(layer9=1.0)),
         ("activations.layers", "layer9"),
     ),
+    "layer without a weight": (
+        lambda c: c["fingerprints"]["layer_weights"].pop("layer1"),
+        ("fingerprints.layer_weights", "layer1", "0 leaves it out"),
+    ),
     "weight for a layer that is not kept": (_set("fingerprints.layer_weights.stem", 1.0), ("fingerprints.layer_weights", "stem")),
     "fitted on an attack that is none": (_set("fingerprints.fit_attacks", ["cw"]), ("fingerprints.fit_attacks", "cw")),
     "published detector that is none": (_set("publish.detector", "oracle"), ("publish.detector", "oracle")),
