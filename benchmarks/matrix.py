@@ -54,8 +54,8 @@ Linf at {Fraction(8, 255)}, ``_l2`` at {RADIUS["l2"]}; PGD, BIM and MIM: 20 step
 target classes. Square: 5000 queries. AutoAttack: its standard four. DeepFool: 50 steps. Carlini-Wagner: 5 constants from 0.1, 100 steps
 each. Steps on the folded, channels-last model in {chosen.precision}, verdicts by the model itself. {conditions()}.
 
-Success: the share of these images that the model gets wrong as stored, with Wilson's 95 % interval in the note; norms and steps are
-means over those. Images/s include checking and rounding."""
+Success: the share of these images that the model gets wrong as stored, with Wilson's 95 % interval in the note; norms are
+means over those, steps over all. Images/s include checking and rounding."""
 
 
 RADIUS: dict[NormName, float] = {"linf": 8 / 255, "l2": 0.5}

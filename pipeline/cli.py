@@ -21,8 +21,8 @@ app = typer.Typer(name="whorl", help=SAYS, no_args_is_help=True, add_completion=
 def main() -> None:
     """Runs the command; what a user's input caused is one sentence and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    # As `python -m stages` has it: a factory of the user's own may lie in the folder that the command runs in.
-    sys.path.insert(0, str(Path.cwd()))
+    # `python -m stages` has it too: a factory of the user's own may lie in the folder that the command runs in.
+    sys.path.append(str(Path.cwd()))
     try:
         app()
     except WhorlError as error:

@@ -117,8 +117,12 @@ class ShardStore:
             with _room(self.root):
                 building.mkdir(parents=True)
                 self._fill(building, signature, output)
-                while not self._put(building, signature):
+                if not self._put(building, signature):
                     shutil.rmtree(self.folder(signature), ignore_errors=True)
+                    if not self._put(building, signature):
+                        raise ArtifactError(
+                            f"{self.folder(signature)}: is damaged and cannot be removed, where a folder of one's own was expected."
+                        )
         finally:
             shutil.rmtree(building, ignore_errors=True)
 

@@ -58,7 +58,13 @@ def selective(classifier: Objective, detector: Objective, fooled: Finished) -> O
 
     def objective(images: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         evade = fooled(logits.detach(), rows)
-        return torch.where(evade, detector(images, logits, rows), classifier(images, logits, rows))
+        values = logits.new_zeros(len(rows), dtype=torch.promote_types(logits.dtype, torch.float32))
+        # Each on its own examples: through ``torch.where`` the other's gradient, where it is infinite, would come as NaN.
+        for mask, goal in ((~evade, classifier), (evade, detector)):
+            if mask.any():
+                found = goal(images[mask], logits[mask], rows[mask])
+                values = values.index_put((mask.nonzero()[:, 0],), found.to(values.dtype))
+        return values
 
     return objective
 

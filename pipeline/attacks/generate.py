@@ -20,6 +20,7 @@ from pipeline.random import ImageRandom
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
 
 _ON_GRID = 1e-6
 """How far from a multiple of 1/255 a pixel may lie that is meant to be one."""
@@ -62,12 +63,15 @@ class _Task:
     """What stays the same from batch to batch."""
 
     logits_fn: LogitFn
-    attacked_fns: Sequence[LogitFn]
     images: Tensor
     labels: Ints
     kind: Family
     options: AttackOptions
     device: torch.device | str
+
+    def as_asked(self, adversarial: Tensor) -> Tensor:
+        """What would be stored if there were no ball to keep: bytes, or floats."""
+        return round_to_bytes(adversarial) if self.images.dtype == torch.uint8 else adversarial.float().clamp(0, 1)
 
 
 def attack_images(
@@ -88,7 +92,8 @@ def attack_images(
     """Attacks every image that is classified correctly, and checks what became of it on the very bytes to be stored.
 
     Where bytes are stored the attack meets the model through the rounding to bytes (``transforms.through_bytes``), so
-    that what it sees succeed is what will be stored.
+    that what it sees succeed is what will be stored. Under L2 storing may take back a little of it, where the rounded
+    image is outside the ball.
 
     Guarantees: stored images are in the attack's ball and in [0, 1] after 8-bit rounding (exactly so for floats);
     ``success`` is decided on them by ``logits_fn``; an attack that fails returns the input; random draws depend on
@@ -122,10 +127,9 @@ def attack_images(
     result = _untouched(pixels)
     if not len(images):
         return result
-    if eight_bit:
-        options = _in_whole_levels(options)
+    options, blind = _in_whole_levels(options) if eight_bit else (options, ())
     attacked_fns = [through_bytes(steps_fn) if eight_bit else steps_fn for steps_fn in steps_fns or (logits_fn,)]
-    task = _Task(logits_fn, attacked_fns, pixels, labels, family(options.family), options, device)
+    task = _Task(logits_fn, pixels, labels, family(options.family), options, device)
     # An ambient inference_mode would make every tensor made here useless to autograd.
     with torch.inference_mode(False):
         classes = _classify_clean(task, batch_size, result)
@@ -134,17 +138,42 @@ def attack_images(
         draws = ImageRandom(seed, f"attack/{name}", ids)
         if task.kind.targeted(options):
             result.target[attacked] = draw_targets(draws.subset(attacked), labels[attacked], classes)
-        warnings = _examine(task, attacked)
+        warnings = blind + _examine(task, attacked)
         for first in range(0, len(attacked), batch_size):
             rows = attacked[first : first + batch_size]
-            for attacked_fn in task.attacked_fns:
-                left = rows[result.predicted[rows] == labels[rows]]
-                if len(left):
-                    _attack_batch(task, attacked_fn, left, draws.subset(left), result)
+            undone = rows[:0]
+            for attacked_fn in attacked_fns:
+                if len(left := _unfinished(rows, labels, result)):
+                    undone = _attack_batch(task, attacked_fn, left, draws.subset(left), result)
+            if len(undone) and (climbing := _to_the_last_step(options)):
+                _attack_batch(replace(task, options=climbing), attacked_fns[-1], undone, draws.subset(undone), result)
             advance(len(rows))
     result.success[:] = ~result.skipped & (result.predicted != labels)
     result.target_reached[:] = (result.target >= 0) & (result.predicted == result.target)
     return replace(result, warnings=warnings)
+
+
+_REACHED = 2
+
+
+def _grade(predicted: Ints, labels: Ints, targets: Ints) -> Ints:
+    """What an attack has come to, int64 (n,): 0 nothing, 1 a wrong class that is not its target, ``_REACHED`` all it wanted."""
+    wrong = predicted != labels
+    grade: Ints = wrong.astype(np.int64) + (wrong & ((targets < 0) | (predicted == targets)))
+    return grade
+
+
+def _unfinished(rows: Rows, labels: Ints, result: AttackedImages) -> Rows:
+    """Those of ``rows`` on which there is more to be had."""
+    return rows[_grade(result.predicted[rows], labels[rows], result.target[rows]) < _REACHED]
+
+
+def _to_the_last_step(options: AttackOptions) -> AttackOptions | None:
+    """The options of the same attack without stopping at success, for what storing undid; None where it does not stop.
+
+    Rounded, an image may lie outside an L2 ball; what storing then takes back can undo an attack that stopped at the boundary.
+    """
+    return options.model_copy(update={"stop_on_success": False}) if options.model_dump().get("stop_on_success") else None
 
 
 def draw_targets(draws: ImageRandom, labels: Ints, classes: int) -> Ints:
@@ -182,12 +211,20 @@ def _origin(images: npt.NDArray[Any], eight_bit: bool) -> Tensor:
     return levels
 
 
-def _in_whole_levels(options: AttackOptions) -> AttackOptions:
-    """The options with an L-infinity radius that bytes can fill, lest an attack succeed at a level that storing takes back."""
+def _in_whole_levels(options: AttackOptions) -> tuple[AttackOptions, tuple[str, ...]]:
+    """The options with an L-infinity radius that bytes can fill, lest an attack succeed at a level that storing takes back.
+
+    Also a warning where that leaves nothing.
+    """
     bound = family(options.family).bound(options)
     if bound is None or not isinstance(bound.norm, Linf) or "epsilon" not in type(options).model_fields:
-        return options
-    return options.model_copy(update={"epsilon": math.floor(bound.epsilon * LEVELS + SLACK) / LEVELS})
+        return options, ()
+    levels = math.floor(bound.epsilon * LEVELS + SLACK)
+    blind = (
+        f"attack: epsilon is {bound.epsilon:g}, less than a grey level, where at least 1/255 was expected because bytes are stored: no "
+        "image can change, and every attack fails.",
+    )
+    return options.model_copy(update={"epsilon": levels / LEVELS}), blind if not levels and bound.epsilon else ()
 
 
 def _floats(images: Tensor) -> Tensor:
@@ -228,8 +265,8 @@ def _classify_clean(task: _Task, batch_size: int, result: AttackedImages) -> int
     return classes
 
 
-def _attack_batch(task: _Task, attacked_fn: LogitFn, rows: npt.NDArray[np.intp], draws: ImageRandom, result: AttackedImages) -> None:
-    """Attacks the images of ``rows`` and fills in what is stored of them."""
+def _attack_batch(task: _Task, attacked_fn: LogitFn, rows: Rows, draws: ImageRandom, result: AttackedImages) -> Rows:
+    """Attacks the images of ``rows`` and fills in what is stored of them; returns those that storing changed and so undid."""
     origin = task.images[torch.from_numpy(rows)]
     images, labels = _floats(origin.to(task.device)), torch.from_numpy(task.labels[rows]).to(task.device)
     targets = torch.from_numpy(result.target[rows]).to(task.device) if task.kind.targeted(task.options) else None
@@ -237,14 +274,23 @@ def _attack_batch(task: _Task, attacked_fn: LogitFn, rows: npt.NDArray[np.intp],
     # Rounded on the CPU, in float64, which not every device has.
     stored = _storable(outcome.images.detach().cpu(), origin, task.kind.bound(task.options), draws.ids)
     predicted, _ = _predict(task.logits_fn, _floats(stored).to(task.device))
-    failed = torch.from_numpy(predicted == task.labels[rows])
-    stored = torch.where(failed.view(-1, 1, 1, 1), origin, stored)
-    result.images[rows], result.predicted[rows] = stored.numpy(), predicted
-    result.linf[rows], result.l2[rows] = _norms(stored, origin)
+    labels_of, target = task.labels[rows], result.target[rows]
+    # What fails, or is no more than there was, changes nothing: the input stays what is stored.
+    better = np.flatnonzero(_grade(predicted, labels_of, target) > _grade(result.predicted[rows], labels_of, target))
+    kept, won = stored[torch.from_numpy(better)], rows[better]
+    result.images[won], result.predicted[won] = kept.numpy(), predicted[better]
+    result.linf[won], result.l2[won] = _norms(kept, origin[torch.from_numpy(better)])
     result.steps[rows] += outcome.steps.cpu().numpy()
+    taken_back = (stored != task.as_asked(outcome.images.detach().cpu())).flatten(1).any(1).numpy()
+    suspects = np.flatnonzero(taken_back & (predicted == labels_of))
+    if not len(suspects):
+        return rows[:0]
+    seen, _ = _predict(attacked_fn, outcome.images.detach()[torch.from_numpy(suspects).to(outcome.images.device)])
+    undone: Rows = rows[suspects[seen != labels_of[suspects]]]
+    return undone
 
 
-def _examine(task: _Task, attacked: npt.NDArray[np.intp]) -> tuple[str, ...]:
+def _examine(task: _Task, attacked: Rows) -> tuple[str, ...]:
     """What ``checks.examine`` says of the model on the first images that are to be attacked."""
     few = attacked[:MOST]
     if not len(few):

@@ -57,7 +57,7 @@ class Options(AttackOptions):
     """The share of steps that must increase the loss, or else the step size is halved (the authors': 0.75)."""
     stop_on_success: bool
     """End an example's run at the first point that the model gets wrong, rather than climb on and keep the last such
-    point. The success is the same, for fewer steps."""
+    point. The success is the same, for fewer steps (under L2, where bytes are stored, but for what storing takes back)."""
 
     @model_validator(mode="after")
     def _classes_go_with_the_targeted_loss(self) -> Self:

@@ -32,11 +32,12 @@ def test_images_that_are_fit(images: Tensor) -> None:
         (with_pixel(float("nan"), 1), ["number 1", "nan"]),
         (with_pixel(float("inf"), 2), ["number 2", "inf"]),
         (with_pixel(0.5) * 255, ["5 of 5 images", "number 0", "127.5", "divided by 255"]),
+        (6 * with_pixel(-0.25), ["5 of 5 images", "with 3)", "normalisation belongs inside the model"]),
         (torch.zeros(2, 1, 2, 2, dtype=torch.uint8), ["uint8 of shape (2, 1, 2, 2)", "floats (N, C, H, W) in [0, 1] were expected"]),
         (torch.zeros(1, 2, 2), ["float32 of shape (1, 2, 2)"]),
         (torch.zeros(4, 0, 2, 2), ["shape (4, 0, 2, 2)"]),
     ],
-    ids=["above 1", "below 0", "nan", "inf", "grey levels", "bytes", "one image", "no channels"],
+    ids=["above 1", "below 0", "nan", "inf", "grey levels", "normalised", "bytes", "one image", "no channels"],
 )
 def test_images_that_are_not(images: Tensor, expected: list[str]) -> None:
     with pytest.raises(WhorlError) as caught:
@@ -84,6 +85,7 @@ def rounded(images: Tensor) -> Tensor:
         (lambda x: digits().model(x).half(), []),
         (lambda x: digits().model(x).softmax(1), ["like probabilities"]),
         (lambda x: digits().model(x).sigmoid(), []),
+        (lambda x: digits().model(x) - digits().model(x).mean(1, keepdim=True) + 0.1, []),
         (half_dead, ["exactly zero on 8 of 16 images"]),
         (rounded, ["exactly zero on 16 of 16 images"]),
         (lambda x: digits().model(x) * 1000, ["exactly zero on 16 of 16 images"]),
@@ -95,7 +97,21 @@ def rounded(images: Tensor) -> Tensor:
             ["like probabilities", "carry no gradient", "differ between two passes"],
         ),
     ],
-    ids=["fit", "log-softmax", "half", "softmax", "sigmoid", "half-dead", "rounded", "saturated", "detached", "parameters", "noisy", "all"],
+    ids=[
+        "fit",
+        "log-softmax",
+        "half",
+        "softmax",
+        "sigmoid",
+        "sum of 1",
+        "half-dead",
+        "rounded",
+        "saturated",
+        "detached",
+        "parameters",
+        "noisy",
+        "all",
+    ],
 )
 def test_what_is_said_of_a_model(logits_fn: Callable[[Tensor], Tensor], expected: list[str]) -> None:
     said = examine(logits_fn, *right_ones())

@@ -40,15 +40,16 @@ def same(a: AttackedImages, b: AttackedImages) -> None:
 
 @st.composite
 def attacks(draw: st.DrawFn) -> dict[str, Any]:
-    epsilon = draw(st.one_of(st.integers(0, 60).map(lambda level: f"{level}/255"), st.floats(0, 1.5)))
+    norm = draw(st.sampled_from(["linf", "l2"]))
+    epsilon = draw(st.one_of(st.integers(0, 60).map(lambda level: f"{level}/255"), st.floats(0, 1 if norm == "linf" else 1.5)))
     sizes = {"epsilon": epsilon, "step_size": draw(st.floats(0, 0.5)), "steps": draw(st.integers(1, 4))}
-    if draw(st.booleans()):
+    if norm == "linf" and draw(st.booleans()):
         return {"family": "confidence_ifgsm", **sizes, "confidence": draw(st.floats(0.1, 0.9))}
     start = draw(st.booleans())
     flags = {"random_start": start, "targeted": draw(st.booleans()), "stop_on_success": draw(st.booleans())}
     return {
         "family": "pgd",
-        "norm": draw(st.sampled_from(["linf", "l2"])),
+        "norm": norm,
         **sizes,
         **flags,
         "restarts": draw(st.integers(1, 3)) if start else 1,
@@ -181,6 +182,37 @@ def test_with_success_stopping_nothing_is_lost_to_rounding(epsilon: str | float)
     result = run(data.model, data.images, data.labels, options)
     left_early = (result.steps < 30) & ~result.skipped
     assert left_early.sum() > 50 and result.success[left_early].all()
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.3, 0.7])
+def test_stopping_at_success_costs_no_success_under_l2(epsilon: float) -> None:
+    data = digits()
+    options = {**PGD, "norm": "l2", "epsilon": epsilon, "step_size": epsilon / 4, "steps": 20, "targeted": False}
+    stopping, climbing = (run(data.model, data.images, data.labels, options | {"stop_on_success": stop}) for stop in (True, False))
+    assert climbing.success.any() and stopping.success[climbing.success].all()
+    assert stopping.steps.sum() < climbing.steps.sum() or epsilon == 0.1
+
+
+def test_a_bound_below_a_grey_level_is_said() -> None:
+    data = digits()
+    result = run(data.model, data.images, data.labels, FGSM | {"epsilon": 0.5 / 255})
+    assert not result.success.any() and any("less than a grey level" in warning for warning in result.warnings)
+    for options, eight_bit in ((FGSM, True), (FGSM | {"epsilon": 0.5 / 255}, False), (FGSM | {"epsilon": 0.0}, True)):
+        assert not run(data.model, data.images, data.labels, options, eight_bit=eight_bit).warnings
+
+
+def test_a_target_that_a_less_exact_model_missed_is_aimed_at_again() -> None:
+    data = digits()
+    options = {**PGD, "epsilon": 0.5, "steps": 20}
+
+    def permuted(images: Tensor) -> Tensor:
+        logits: Tensor = data.model(images)
+        return logits.roll(1, 1)
+
+    alone = run(data.model, data.images, data.labels, options)
+    both = run(data.model, data.images, data.labels, options, steps_fns=[permuted, data.model])
+    check_flags(both, data.model, data.images, data.labels)
+    assert alone.target_reached.sum() > 50 and both.target_reached[alone.target_reached].all() and both.success[alone.success].all()
 
 
 def test_verdicts_are_the_models_own_whatever_the_steps_are_taken_on() -> None:
