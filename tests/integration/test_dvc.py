@@ -30,6 +30,7 @@ def test_a_repeated_repro_does_nothing_and_logs_nothing(chain: Chain) -> None:
     print(f"both took {time.monotonic() - start:.1f} s")
 
 
+@pytest.mark.slow
 def test_metrics_and_params_are_dvc_s_too_and_an_experiment_runs_only_what_it_changes(chain: Chain) -> None:
     shown = json.loads(chain.run("dvc", "metrics", "show", "--json").stdout)
     detection = shown[""]["data"]["artifacts/reports/metrics/detection.json"]["data"]
@@ -76,6 +77,7 @@ def test_a_corrupted_input_of_the_workers_is_named_too(finished: Chain, tmp_path
     assert "model.safetensors" in done.stderr and "SHA-256" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_another_published_detector_is_another_mlflow_run(finished: Chain, tmp_path: Path) -> None:
     chain = finished.clone(tmp_path / "copy")
     chain.change({"publish.detector": "anomaly"})
