@@ -14,10 +14,9 @@ from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.fingerprints.candidates import block_moments
 from pipeline.fingerprints.features import group_name
-from pipeline.fingerprints.sampling import sample_index_sets
+from pipeline.fingerprints.sampling import sample_block
 from pipeline.params.fingerprints import FingerprintParams
 from pipeline.params.root import load
-from pipeline.random import generator
 
 SECTIONS = ("fingerprints",)
 
@@ -60,8 +59,7 @@ def shard_moments(root: Path, params: FingerprintParams) -> Callable[[Block], Sh
     features = FeatureSet.open(root / paths.ACTIVATIONS)
 
     def compute(block: Block) -> ShardOutput:
-        rng = generator(params.seed, "fingerprints", group_name(block.group_class), str(block.number))
-        indices, layer = sample_index_sets(rng, features.layout, params.k, block.count, params.layer_weights)
+        indices, layer = sample_block(params, features.layout, block.group_class, block.number, block.count)
         stream = features.stream([CLEAN, *params.fit_attacks], "fit")
         return ShardOutput(block_moments(indices, layer, stream, group_class=block.group_class, attacks=params.fit_attacks).to_arrays())
 

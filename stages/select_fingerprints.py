@@ -35,7 +35,7 @@ def main() -> None:
             selected = {task.name: read_selected(store, task.name, task.signature) for task in tasks}
             store.keep(task.signature for task in tasks)
         bank = assemble(selected, features.layout, len(features.class_names), params.selection)
-        write_bank(paths.BANK, bank, selected)
+        write_bank(paths.BANK, bank, selected, params.fingerprints.fit_attacks)
         run.log({"fingerprints": len(bank.fingerprints), "groups": len(bank.names), "pooled_classes": len(bank.pooled_reasons)})
         below = selected[POOLED].reasons.get("kept_below_cut", 0)
         if bank.pooled_reasons and below:

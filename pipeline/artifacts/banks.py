@@ -1,7 +1,7 @@
 """Selections and the bank at rest."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -30,8 +30,8 @@ def read_selected(store: ShardStore, name: str, signature: str) -> Selected:
     return Selected(about["group"], Fingerprints(**arrays), p_value, about["clean"], about["attacked"], about["reasons"])
 
 
-def write_bank(folder: Path, bank: Bank, selected: Mapping[str, Selected]) -> None:
-    """Writes the ``bank`` artifact, with what became of every group's candidates."""
+def write_bank(folder: Path, bank: Bank, selected: Mapping[str, Selected], attacks: Sequence[str]) -> None:
+    """Writes the ``bank`` artifact, with what became of every group's candidates and the attacks that it was fitted on."""
     shutil.rmtree(folder, ignore_errors=True)
     put_bank(folder, bank)
     selection = {
@@ -39,7 +39,7 @@ def write_bank(folder: Path, bank: Bank, selected: Mapping[str, Selected]) -> No
         for name, group in selected.items()
     }
     write_json(folder / "selection.json", selection)
-    seal(folder, kind="bank", stage="select_fingerprints", about={"groups": list(bank.names)})
+    seal(folder, kind="bank", stage="select_fingerprints", about={"groups": list(bank.names), "attacks": list(attacks)})
 
 
 def put_bank(folder: Path, bank: Bank) -> None:

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from pipeline.artifacts.banks import ARRAYS as BANK_ARRAYS
 from pipeline.artifacts.banks import PLAIN as BANK_PLAIN
 from pipeline.artifacts.classifiers import CONFIG, WEIGHTS, load_classifier
-from pipeline.artifacts.detectors import ARRAYS as DETECTOR_ARRAYS
-from pipeline.artifacts.detectors import PLAIN as DETECTOR_PLAIN
+from pipeline.artifacts.detectors import FILES as DETECTOR_FILES
 from pipeline.artifacts.detectors import CalibratedDetector, get_detector
 from pipeline.artifacts.features import FeatureSet
 from pipeline.artifacts.files import write_arrays, write_bytes, write_json
@@ -51,7 +50,7 @@ def write_guard(folder: Path, parts: dict[str, Path], *, format: ImageFormat, pr
     for artifact, names in (
         (classifier, (WEIGHTS, CONFIG)),
         (bank, (BANK_ARRAYS, BANK_PLAIN)),
-        (detector, (DETECTOR_ARRAYS, DETECTOR_PLAIN)),
+        (detector, tuple(name for name in DETECTOR_FILES if name in detector.files)),
     ):
         for name in names:
             write_bytes(folder / name, artifact.path(name).read_bytes())

@@ -5,6 +5,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import WhorlError
+from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.draws import Draws
 
 
@@ -29,3 +31,17 @@ class Detector(Protocol):
             WhorlError: the neurons or classes are not those that the detector was fitted for.
         """
         ...
+
+
+def check_inputs(bank: Bank, neurons: npt.NDArray[np.float32], predicted: npt.NDArray[np.int64]) -> None:
+    """Raises WhorlError unless there are as many neurons as the bank's layout has, and only classes that it knows."""
+    if neurons.shape != (len(predicted), bank.layout.size):
+        raise WhorlError(
+            f"The detector was given neurons of shape {neurons.shape} for {len(predicted)} predictions, "
+            f"where ({len(predicted)}, {bank.layout.size}) was expected."
+        )
+    classes = len(bank.class_group)
+    if len(predicted) and not 0 <= predicted.min() <= predicted.max() < classes:
+        raise WhorlError(
+            f"The detector was given predictions from {predicted.min()} to {predicted.max()}, where 0 to {classes - 1} was expected."
+        )

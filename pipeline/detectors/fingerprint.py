@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import WhorlError
+from pipeline.detectors.base import check_inputs
 from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.draws import Draws, draw
 from pipeline.fingerprints.likelihood import STATISTICS, DrawnMoments, StatisticName
@@ -32,7 +32,7 @@ class FingerprintDetector:
         Raises:
             WhorlError: the neurons are not as many as the bank's layout has, or a class is not among the bank's.
         """
-        self._check(neurons, predicted)
+        check_inputs(self.bank, neurons, predicted)
         groups = self.bank.class_group[predicted]
         sizes, starts = self.bank.sizes[groups], self.bank.starts[groups]
         scores = np.empty(len(neurons))
@@ -48,18 +48,6 @@ class FingerprintDetector:
         prints = self.bank.fingerprints
         moments = DrawnMoments(prints.mu0[which], prints.sd0[which], prints.mu1[which], prints.sd1[which])
         return STATISTICS[self.statistic](drawn_scores(neurons, prints.indices[which]), moments)
-
-    def _check(self, neurons: npt.NDArray[np.float32], predicted: npt.NDArray[np.int64]) -> None:
-        if neurons.shape != (len(predicted), self.bank.layout.size):
-            raise WhorlError(
-                f"The detector was given neurons of shape {neurons.shape} for {len(predicted)} predictions, "
-                f"where ({len(predicted)}, {self.bank.layout.size}) was expected."
-            )
-        classes = len(self.bank.class_group)
-        if len(predicted) and not 0 <= predicted.min() <= predicted.max() < classes:
-            raise WhorlError(
-                f"The detector was given predictions from {predicted.min()} to {predicted.max()}, where 0 to {classes - 1} was expected."
-            )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ParamsError
-from pipeline.fingerprints.features import Layout
+from pipeline.fingerprints.features import Layout, group_name
+from pipeline.params.fingerprints import FingerprintParams
+from pipeline.random import generator
 
 
 def distinct(uniform: npt.NDArray[np.floating], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -78,6 +80,14 @@ def sample_index_sets(
     inside = distinct(rng.random((count, k)), layout.sizes[layer])
     indices = np.sort(inside + np.array(layout.offsets, np.int64)[layer, None], axis=1)
     return indices.astype(np.int32), layer.astype(np.int16)
+
+
+def sample_block(
+    params: FingerprintParams, layout: Layout, label: int | None, number: int, count: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16]]:
+    """The index sets and layers of one block of a group's candidates."""
+    rng = generator(params.seed, "fingerprints", group_name(label), str(number))
+    return sample_index_sets(rng, layout, params.k, count, params.layer_weights)
 
 
 def _weights(layout: Layout, k: int, layer_weights: Mapping[str, float]) -> npt.NDArray[np.float64]:

@@ -1,14 +1,14 @@
 """``detectors`` and ``calibration``: the tests that are run on an input, and the false alarms they are allowed."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.params.base import Positive, Section, Seed
 
 
 class FingerprintDetectorParams(Section):
-    """A test over fingerprints drawn afresh for each input."""
+    """A test over fingerprints drawn afresh for each input, each taken by itself."""
 
     kind: Literal["fingerprint"]
     statistic: Literal["likelihood_ratio", "vote", "anomaly"]
@@ -16,7 +16,29 @@ class FingerprintDetectorParams(Section):
     """Fingerprints drawn for an input (m)."""
 
 
-DetectorParams = FingerprintDetectorParams
+class CommitteeDetectorParams(Section):
+    """A joint test over fingerprints drawn together beforehand; which of these committees an input meets is drawn afresh."""
+
+    kind: Literal["committee"]
+    draw: Positive
+    """Fingerprints of a committee (m)."""
+    committees: Positive
+    """Committees a class (T)."""
+    directions: Positive
+    """Directions kept against each attack (R), those that tell most; with as many as ``draw`` the joint ratio is exact."""
+    shrinkage: Annotated[float, Field(ge=0, le=1)]
+    """Share of the diagonal in every covariance; with 1 the fingerprints count as independent."""
+    seed: Seed
+    """Of the draw of the committees."""
+
+    @model_validator(mode="after")
+    def _directions_exist(self) -> Self:
+        if self.directions > self.draw:
+            raise ValueError(f"directions is {self.directions}, where at most draw, {self.draw}, was expected")
+        return self
+
+
+DetectorParams = Annotated[FingerprintDetectorParams | CommitteeDetectorParams, Field(discriminator="kind")]
 
 
 class CalibrationParams(Section):

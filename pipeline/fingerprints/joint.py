@@ -1,0 +1,109 @@
+"""Means and covariances of the kept neurons, class by class: what a joint test over several fingerprints is fitted from.
+
+A fingerprint's score is linear in the neurons, so the mean and the covariance of the scores of any fingerprints drawn together
+are A mu and A Sigma A^T, where A has a row a fingerprint with 1/k at its neurons. One pass over the images gives those of every
+draw that will ever be made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import WhorlError
+from pipeline.fingerprints.candidates import group_rows
+from pipeline.fingerprints.features import Features
+from pipeline.fingerprints.scores import fingerprint_scores
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScoreMoments:
+    """The mean (F,) and the covariance (F, F) of F fingerprints' scores, float64; or of C committees of them, with a leading C."""
+
+    mean: Floats
+    covariance: Floats
+
+    def of(self, members: npt.NDArray[np.int64]) -> "ScoreMoments":
+        """Those of C committees, (C, m) and (C, m, m), given by their rows, (C, m)."""
+        return ScoreMoments(self.mean[members], self.covariance[members[:, :, None], members[:, None, :]])
+
+
+@dataclass
+class PooledMoments:
+    """Count and mean of every predicted class, and the scatter around them, of one source of images (clean, or an attack).
+
+    The scatter is shared by the classes: a class has some hundred images, the neurons are thousands, and covariances differ
+    less between classes than they are misjudged from so few images (Friedman, JASA 84, 1989: regularised discriminant
+    analysis with full sharing). Merging is exact up to rounding; who adds in a fixed order gets the same bits.
+
+    Attributes:
+        counts: (K,) int64, images of each class.
+        means: (K, D) float64, zero where a class has no image.
+        scatter: (D, D) float64, sum over all images of the outer product of the deviation from their class's mean.
+    """
+
+    counts: npt.NDArray[np.int64]
+    means: npt.NDArray[np.float64]
+    scatter: npt.NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, classes: int, size: int) -> "PooledMoments":
+        """The moments of no images, for K = ``classes`` and D = ``size`` neurons."""
+        return cls(np.zeros(classes, np.int64), np.zeros((classes, size)), np.zeros((size, size)))
+
+    def add(self, source: str, features: Features) -> None:
+        """Adds those of a batch that count for its source (see ``group_rows``), in place.
+
+        Raises:
+            WhorlError: an activation is not finite.
+        """
+        rows = group_rows(source, features, None)
+        for label in np.unique(features.predicted[rows]):
+            self._add_class(int(label), features.neurons[rows & (features.predicted == label)].astype(np.float64))
+        if not np.isfinite(self.means).all():
+            raise WhorlError(f"An activation of the {source} images is not finite, where only finite numbers were expected.")
+
+    def _add_class(self, label: int, neurons: npt.NDArray[np.float64]) -> None:
+        """Chan, Golub and LeVeque (1983), for several variables at once."""
+        here, there = int(self.counts[label]), len(neurons)
+        mean = neurons.mean(axis=0)
+        deviations, between = neurons - mean, mean - self.means[label]
+        self.scatter += deviations.T @ deviations
+        self.scatter += np.outer(between * (here * there / (here + there)), between)
+        self.means[label] += between * (there / (here + there))
+        self.counts[label] = here + there
+
+    def scores(self, indices: npt.NDArray[np.int32], label: int | None) -> ScoreMoments | None:
+        """The moments of fingerprints' scores on the images of one class, or of all (None); None where too few images are known.
+
+        Args:
+            indices: (F, k) columns of the neurons.
+            label: the predicted class. Its mean is its own, its covariance that within all classes. Of all classes together
+                both are those of the mixture, so the classes' distance is part of the covariance.
+        """
+        freedom, covariance = int((self.counts - 1).clip(0).sum()), self.scatter
+        if not freedom or (label is not None and not self.counts[label]):
+            return None
+        if label is None:
+            mean = self.counts @ self.means / self.counts.sum()
+            apart = self.means - mean
+            freedom, covariance = int(self.counts.sum()) - 1, covariance + (apart.T * self.counts) @ apart
+        else:
+            mean = self.means[label]
+        halfway = fingerprint_scores(covariance / freedom, indices)
+        return ScoreMoments(
+            fingerprint_scores(mean[None], indices)[0], fingerprint_scores(np.ascontiguousarray(halfway.T), indices).astype(np.float64)
+        )
+
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """As named arrays, for storage."""
+        return {"counts": self.counts, "means": self.means, "scatter": self.scatter}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "PooledMoments":
+        """The moments that ``to_arrays`` described."""
+        return cls(arrays["counts"], arrays["means"], arrays["scatter"])

@@ -1,0 +1,122 @@
+"""Joint log-ratios against SciPy's multivariate normal, and what a committee's score may depend on."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm
+
+from pipeline.fingerprints.committees import RIDGE, Committees, CommitteeScores, Factored, factor
+from pipeline.fingerprints.joint import ScoreMoments
+
+COMMITTEES, M, K, D = 6, 5, 3, 40
+
+
+def random_moments(rng: np.random.Generator, shift: float = 0.0) -> ScoreMoments:
+    root = rng.normal(size=(COMMITTEES, M, M)) / 2 + np.eye(M)
+    return ScoreMoments(rng.normal(shift, 1, (COMMITTEES, M)), root @ root.transpose(0, 2, 1))
+
+
+def made(directions: int, shrinkage: float, absent: bool = False) -> tuple[ScoreMoments, list[ScoreMoments | None], Factored]:
+    rng = np.random.default_rng(0)
+    clean, attacked = random_moments(rng), [random_moments(rng, 1), None if absent else random_moments(rng, -1), random_moments(rng)]
+    return clean, attacked, factor(clean, attacked, directions=directions, shrinkage=shrinkage)
+
+
+def scores_of(factored: Factored, neurons: np.ndarray, indices: np.ndarray, which: np.ndarray) -> np.ndarray:
+    members = np.arange(COMMITTEES * M, dtype=np.int32).reshape(COMMITTEES, M)
+    committees = Committees(members, np.array([0, COMMITTEES]), factored, ("a", "b", "c"))
+    with torch.inference_mode():
+        found = CommitteeScores(committees, indices)(torch.from_numpy(neurons), torch.from_numpy(which))
+    return found.numpy()
+
+
+def images(count: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    indices = np.sort(rng.random((COMMITTEES * M, D)).argsort(axis=1)[:, :K], axis=1).astype(np.int32)
+    return rng.normal(size=(count, D)).astype(np.float32), indices, rng.integers(0, COMMITTEES, count)
+
+
+def expected(clean: ScoreMoments, attacked: list[ScoreMoments | None], shrinkage: float) -> np.ndarray:
+    """Image by image and attack by attack, by SciPy."""
+    neurons, indices, which = images()
+
+    def density(moments: ScoreMoments, committee: int, s: np.ndarray) -> float:
+        covariance, floor = moments.covariance[committee], np.diag(np.diag(clean.covariance[committee]))
+        shrunk = (1 - shrinkage) * covariance + shrinkage * np.diag(np.diag(covariance)) + RIDGE * floor
+        return float(multivariate_normal.logpdf(s, moments.mean[committee], shrunk))
+
+    found = []
+    for row, committee in enumerate(which):
+        s = neurons[row].astype(float)[indices[committee * M : (committee + 1) * M]].mean(axis=1)
+        mixture = logsumexp([density(each, committee, s) for each in attacked if each is not None])
+        found.append(mixture - np.log(sum(each is not None for each in attacked)) - density(clean, committee, s))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("absent", [False, True])
+def test_with_all_directions_it_is_the_joint_ratio(shrinkage: float, absent: bool) -> None:
+    clean, attacked, factored = made(M, shrinkage, absent)
+    np.testing.assert_allclose(scores_of(factored, *images()), expected(clean, attacked, shrinkage), rtol=1e-3, atol=1e-3)
+
+
+def test_fully_shrunk_the_fingerprints_are_independent() -> None:
+    clean, attacked, factored = made(M, 1.0)
+    neurons, indices, which = images()
+    s = neurons.astype(float)[np.arange(30)[:, None, None], indices[which[:, None] * M + np.arange(M)]].mean(-1)
+
+    def density(moments: ScoreMoments) -> np.ndarray:
+        floor = RIDGE * np.diagonal(clean.covariance, axis1=1, axis2=2)
+        deviation = np.sqrt(np.diagonal(moments.covariance, axis1=1, axis2=2) + floor)
+        return norm.logpdf(s, moments.mean[which], deviation[which]).sum(axis=1)
+
+    wanted = logsumexp([density(each) for each in attacked if each], axis=0) - np.log(3) - density(clean)
+    np.testing.assert_allclose(scores_of(factored, *images()), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_the_directions_kept_tell_most() -> None:
+    """Whitened for clean images, uncorrelated on attacked ones, and of all such directions those that diverge most."""
+    clean, attacked, whole = made(M, 0.0)
+    _, _, few = made(2, 0.0)
+    divergence = whole.variance + (1 + whole.shift**2) / whole.variance + whole.shift**2
+    assert (np.diff(divergence, axis=2) <= 1e-4).all()
+    np.testing.assert_array_equal(few.weights, whole.weights[:, :, :2])
+    for committee in range(COMMITTEES):
+        base = clean.covariance[committee] + RIDGE * np.diag(np.diag(clean.covariance[committee]))
+        weights = whole.weights[committee, 0].astype(float)
+        np.testing.assert_allclose(weights @ base @ weights.T, np.eye(M), atol=1e-4)
+        assert attacked[0] is not None
+        there = attacked[0].covariance[committee] + RIDGE * np.diag(np.diag(clean.covariance[committee]))
+        np.testing.assert_allclose(weights @ there @ weights.T, np.diag(whole.variance[committee, 0]), rtol=1e-3, atol=1e-3)
+
+
+def test_an_image_has_the_same_bits_in_any_batch() -> None:
+    *_, factored = made(3, 0.1)
+    neurons, indices, which = images()
+    whole = scores_of(factored, neurons, indices, which)
+    for rows in (slice(0, 1), slice(4, 17), slice(29, 30)):
+        assert scores_of(factored, neurons[rows], indices, which[rows]).tobytes() == whole[rows].tobytes()
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    *_, factored = made(3, 0.1)
+    neurons, indices, which = images(4)
+    members = np.arange(COMMITTEES * M, dtype=np.int32).reshape(COMMITTEES, M)
+    module = CommitteeScores(Committees(members, np.array([0, COMMITTEES]), factored, ("a", "b", "c")), indices).double()
+    leaf = torch.from_numpy(neurons).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: module(values, torch.from_numpy(which)), leaf)
+
+
+def test_no_number_is_no_number() -> None:
+    *_, factored = made(3, 0.1)
+    neurons, indices, which = images(3)
+    assert np.isnan(scores_of(factored, neurons * np.nan, indices, which)).all()
+
+
+def test_storage_keeps_everything() -> None:
+    *_, factored = made(3, 0.1, absent=True)
+    whole = Committees.join([(np.zeros((COMMITTEES, M), np.int64), factored)] * 2, np.array([0, 7, 14]), ("a", "b", "c"))
+    again = Committees.from_arrays(whole.to_arrays(), whole.attacks)
+    assert (whole.members[COMMITTEES:] == 7).all() and whole.starts.tolist() == [0, COMMITTEES, 2 * COMMITTEES]
+    assert all((again.to_arrays()[name] == array).all() for name, array in whole.to_arrays().items())

@@ -1,0 +1,78 @@
+"""Moments of neurons, class by class, against NumPy on all images at once."""
+
+import numpy as np
+import pytest
+
+from pipeline.errors import WhorlError
+from pipeline.fingerprints.features import CLEAN, Features
+from pipeline.fingerprints.joint import PooledMoments
+from pipeline.fingerprints.scores import fingerprint_scores
+
+D, CLASSES = 12, 4
+
+
+def features(count: int = 200, seed: int = 0) -> Features:
+    rng = np.random.default_rng(seed)
+    predicted = rng.choice(3, count)  # class 3 has no image
+    labels = np.where(rng.random(count) < 0.8, predicted, (predicted + 1) % CLASSES)
+    no = np.zeros(count, np.bool_)
+    neurons = rng.normal(size=(count, D)) @ rng.normal(size=(D, D)) + 50 * predicted[:, None]
+    return Features([f"{row:032x}" for row in range(count)], labels, predicted, predicted, no, no, neurons.astype(np.float32))
+
+
+def gathered(whole: Features, cuts: list[int]) -> PooledMoments:
+    moments, rows = PooledMoments.empty(CLASSES, D), np.arange(len(whole))
+    for low, high in zip([0, *cuts], [*cuts, len(whole)], strict=True):
+        moments.add(CLEAN, whole.where((rows >= low) & (rows < high)))
+    return moments
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [50, 50, 120], list(range(1, 200))])
+def test_moments_are_numpys_in_any_batches(cuts: list[int]) -> None:
+    whole = features()
+    moments, right = gathered(whole, cuts), whole.labels == whole.predicted
+    scatter = np.zeros((D, D))
+    for label in range(3):
+        rows = whole.neurons[right & (whole.predicted == label)].astype(float)
+        assert moments.counts[label] == len(rows)
+        np.testing.assert_allclose(moments.means[label], rows.mean(axis=0), rtol=1e-10)
+        scatter += np.cov(rows.T, ddof=0) * len(rows)
+    np.testing.assert_allclose(moments.scatter, scatter, rtol=1e-8, atol=1e-6)
+    assert moments.counts[3] == 0
+
+
+def test_scores_moments_are_those_of_the_scores() -> None:
+    whole = features()
+    right, indices = whole.labels == whole.predicted, np.random.default_rng(1).integers(0, D, (9, 3)).astype(np.int32)
+    moments, scores = gathered(whole, []), fingerprint_scores(whole.neurons, indices).astype(float)
+    centred = np.concatenate([part - part.mean(axis=0) for label in range(3) if len(part := scores[right & (whole.predicted == label)])])
+    found = moments.scores(indices, 1)
+    assert found is not None
+    np.testing.assert_allclose(found.mean, scores[right & (whole.predicted == 1)].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.covariance, centred.T @ centred / (len(centred) - 3), rtol=1e-4, atol=1e-4)
+    pooled = moments.scores(indices, None)
+    assert pooled is not None
+    np.testing.assert_allclose(pooled.mean, scores[right].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(pooled.covariance, np.cov(scores[right].T), rtol=1e-4)
+    of = found.of(np.array([[0, 4], [8, 2]]))
+    np.testing.assert_array_equal(of.covariance[1], found.covariance[np.ix_([8, 2], [8, 2])])
+    np.testing.assert_array_equal(of.mean[0], found.mean[[0, 4]])
+
+
+def test_what_was_never_seen_is_unknown() -> None:
+    indices = np.zeros((1, 1), np.int32)
+    assert PooledMoments.empty(CLASSES, D).scores(indices, None) is None
+    assert gathered(features(), []).scores(indices, 3) is None
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    broken = features()
+    broken.neurons[:] = np.inf
+    with pytest.raises(WhorlError, match="clean images is not finite"), np.errstate(invalid="ignore"):
+        gathered(broken, [])
+
+
+def test_storage_keeps_everything() -> None:
+    moments = gathered(features(), [])
+    again = PooledMoments.from_arrays(moments.to_arrays())
+    assert all((again.to_arrays()[name] == array).all() for name, array in moments.to_arrays().items())
