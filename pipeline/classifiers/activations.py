@@ -1,6 +1,6 @@
 """Neurons: what chosen modules put out, and a fixed random pool of them a layer (methods, section 1)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -19,13 +19,23 @@ LOGITS = "logits"
 """The layer name that stands for the classifier's output."""
 
 
+Read = Callable[[str, Tensor], Tensor]
+"""(layer, its output (N, ...)) to what is kept of it, (N, neurons): a copy, lest a later in-place operation change it."""
+
+
+def _whole(_layer: str, output: Tensor) -> Tensor:
+    flat = output.flatten(1)
+    return flat.clone() if flat.data_ptr() == output.data_ptr() else flat
+
+
 @contextmanager
-def tap(classifier: Classifier, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> Iterator[dict[str, Tensor]]:
     """Records what layers put out while the block runs; every forward pass fills the yielded dict anew.
 
     Args:
         classifier: as it is; its hooks are removed when the block ends.
         layers: module names inside ``classifier.network``, or ``logits``.
+        read: what is kept of an output; all of it, where this is left out.
 
     Yields:
         Layer to its outputs (N, neurons), flattened in (channel, row, column) order. Gradients flow through them. They
@@ -39,20 +49,19 @@ def tap(classifier: Classifier, layers: Iterable[str]) -> Iterator[dict[str, Ten
     handles: list[RemovableHandle] = []
     try:
         for layer in layers:
-            handles.append(_module(classifier, layer).register_forward_hook(_recorder(found, layer)))
+            handles.append(_module(classifier, layer).register_forward_hook(_recorder(found, layer, read)))
         yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _recorder(found: dict[str, Tensor], layer: str) -> Any:
+def _recorder(found: dict[str, Tensor], layer: str, read: Read) -> Any:
     def record(_module: nn.Module, _inputs: object, output: object) -> None:
         tensor = _first_tensor(output)
         if tensor is None or tensor.ndim < 2:
             raise ClassifierError(f"activations.layers.{layer}: puts out {type(output).__name__}, where a tensor (N, ...) was expected.")
-        flat = tensor.flatten(1)
-        found[layer] = flat.clone() if flat.data_ptr() == tensor.data_ptr() else flat
+        found[layer] = read(layer, tensor)
 
     return record
 
@@ -136,6 +145,16 @@ def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal[
     return pool
 
 
+def pooled(pool: Mapping[str, npt.NDArray[np.int64]]) -> Read:
+    """Keeps the pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else."""
+
+    def read(layer: str, output: Tensor) -> Tensor:
+        places: list[Any] = [torch.from_numpy(place).to(output.device) for place in np.unravel_index(pool[layer], output.shape[1:])]
+        return output[(slice(None), *places)]
+
+    return read
+
+
 def activations(
     classifier: Classifier, images: Tensor, pool: Mapping[str, npt.NDArray[np.int64]]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -150,8 +169,7 @@ def activations(
         Logits (N, K) and neurons (N, D), both float32; D counts the pool, layer after layer in the pool's order.
     """
     device = device_of(classifier)
-    with torch.inference_mode(), tap(classifier, pool) as found:
+    with torch.inference_mode(), tap(classifier, pool, pooled(pool)) as found:
         logits = classifier(images.to(device))
-        kept = [found[layer].index_select(1, torch.tensor(columns, device=device)).float() for layer, columns in pool.items()]
-        neurons = torch.cat(kept, 1)
+        neurons = torch.cat([found[layer].float() for layer in pool], 1)
     return logits.float().cpu().numpy(), neurons.cpu().numpy()
