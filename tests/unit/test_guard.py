@@ -9,14 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.artifacts.detectors import CalibratedDetector
+from pipeline.artifacts.files import write_arrays, write_json
+from pipeline.artifacts.guards import StoredGuard
+from pipeline.artifacts.manifest import seal
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
 from pipeline.classifiers.model import Classifier, freeze
 from pipeline.data.decode import decode
 from pipeline.detectors.conformal import Calibration
-from pipeline.errors import GuardError
+from pipeline.errors import ArtifactError, GuardError
 from pipeline.fingerprints.draws import FreshDraws, KeyedDraws
 from pipeline.guard import Guard
+from pipeline.keys import KeyFileError
 from pipeline.params.data import ImageFormat
+from pipeline.params.detectors import FingerprintDetectorParams
 
 
 class Brightness:
@@ -143,6 +149,36 @@ def test_a_guard_draws_as_it_was_told_and_shows_no_key(pixels: Any, key: bytes |
     assert isinstance(source, KeyedDraws if key else FreshDraws)
     shown = "".join(f"{thing!r} {thing}" for thing in (guard, source, guard.inspect(pixels)))
     assert KEY.hex() not in shown and repr(KEY)[2:-1] not in shown
+
+
+@pytest.mark.parametrize("published", ["fresh", "keyed"])
+@pytest.mark.parametrize("asked", [None, "fresh", "keyed"])
+def test_a_loaded_guard_draws_as_published_or_as_asked(
+    pixels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Any, asked: Any
+) -> None:
+    """The key is read where it is used, and only there."""
+    made = _guard()
+    params = FingerprintDetectorParams(kind="fingerprint", statistic="vote", draw=4)
+    detector = CalibratedDetector(made.detector, made.calibration, params, 0.05)
+    stored = StoredGuard(made.classifier, made.pool, detector, made.class_names, made.format, published)
+    monkeypatch.setattr("pipeline.guard.read_guard", lambda folder: stored)
+    monkeypatch.delenv("WHORL_DRAW_KEY", raising=False)
+    monkeypatch.setenv("WHORL_DRAW_KEY_FILE", str(tmp_path / "draw.key"))
+    drawn = [_drawn(Guard.load("anywhere", draws=asked), pixels) for _ in range(2)]
+    keyed = (asked or published) == "keyed"
+    assert (drawn[0] == drawn[1]).all() == keyed == (tmp_path / "draw.key").exists()
+    if keyed:
+        (tmp_path / "draw.key").chmod(0o644)
+        with pytest.raises(KeyFileError, match="mode is 0644"):
+            Guard.load("anywhere", draws=asked)
+
+
+def test_a_guard_of_before_there_were_kinds_of_draws_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "guard.json", {"layers": ["logits"]})
+    write_arrays(tmp_path / "pool.safetensors", {"logits": np.arange(4)})
+    seal(tmp_path, kind="guard", stage="publish", about={})
+    with pytest.raises(ArtifactError, match=r"guard\.json: says nothing of draws, where fresh or keyed was expected"):
+        Guard.load(tmp_path)
 
 
 def test_draws_that_there_are_not_are_refused(tmp_path: Path) -> None:
