@@ -119,8 +119,9 @@ def _freeze_blocks(model: nn.Module) -> None:
     """Puts ``FrozenBlocks`` in the place of every stage of ours that has no batch norm left."""
     for name, stage in list(model.named_modules()):
         if type(stage) is nn.Sequential and len(stage) and all(map(_norm_free, stage)):
-            convolutions = [convolution for block in stage for convolution in (block.conv1, block.conv2)]
-            model.set_submodule(name, FrozenBlocks(convolutions, [(block.stride, block.fill) for block in stage]))
+            blocks: list[Any] = list(stage)
+            convolutions = [convolution for block in blocks for convolution in (block.conv1, block.conv2)]
+            model.set_submodule(name, FrozenBlocks(convolutions, [(block.stride, block.fill) for block in blocks]))
 
 
 def _norm_free(block: nn.Module) -> bool:

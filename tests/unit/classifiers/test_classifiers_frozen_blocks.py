@@ -1,5 +1,7 @@
 """Frozen blocks against the blocks they replace, run by autograd: the same bits forward and backward."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,15 +15,16 @@ from pipeline.classifiers.model import Classifier, freeze
 def stage(*blocks: tuple[int, int, int]) -> nn.Sequential:
     """Blocks of those (inputs, outputs, stride) without batch norms, as folding leaves them."""
     torch.manual_seed(0)
-    made = nn.Sequential(*(BasicBlock(*block) for block in blocks))
+    made: Any = nn.Sequential(*(BasicBlock(*block) for block in blocks))
     for block in made:
         block.bn1, block.bn2 = nn.Identity(), nn.Identity()
         for convolution in (block.conv1, block.conv2):
             convolution.bias = nn.Parameter(torch.randn(convolution.out_channels) / 4)
-    return freeze(made)
+    frozen_one: nn.Sequential = made.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return frozen_one
 
 
-def frozen(blocks: nn.Sequential) -> FrozenBlocks:
+def frozen(blocks: Any) -> FrozenBlocks:
     convolutions = [convolution for block in blocks for convolution in (block.conv1, block.conv2)]
     return FrozenBlocks(convolutions, [(block.stride, block.fill) for block in blocks])
 
@@ -68,7 +71,9 @@ def test_in_low_precision_the_gradient_is_that_of_low_precision_blocks() -> None
     images = torch.rand((6, 4, 8, 8), generator=torch.Generator().manual_seed(3), requires_grad=True)
     slopes = list[Tensor]()
     for model in (plain, frozen(plain)):
-        low = LowPrecision(nn.Sequential(nn.Conv2d(4, 4, 1), model).requires_grad_(False))  # type: ignore[arg-type]
-        low.classifier[0].load_state_dict({"weight": torch.eye(4)[:, :, None, None], "bias": torch.zeros(4)})  # type: ignore[index]
+        first: Any = nn.Conv2d(4, 4, 1)
+        first.load_state_dict({"weight": torch.eye(4)[:, :, None, None], "bias": torch.zeros(4)})
+        both: Any = nn.Sequential(first, model).requires_grad_(False)
+        low = LowPrecision(both)
         slopes.append(torch.autograd.grad(low(images).square().sum(), images)[0])
     assert torch.equal(slopes[0], slopes[1]) and slopes[0].dtype == torch.float32
