@@ -125,7 +125,7 @@ def _freeze_blocks(model: nn.Module) -> None:
 
 
 def _norm_free(block: nn.Module) -> bool:
-    return type(block) is BasicBlock and type(block.bn1) is type(block.bn2) is nn.Identity
+    return type(block) is BasicBlock and all(isinstance(norm, nn.Identity) for norm in map(block.get_submodule, ("bn1", "bn2")))
 
 
 def _activates(norm: nn.Module) -> bool:
