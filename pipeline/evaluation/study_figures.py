@@ -28,7 +28,7 @@ def transfer_heatmap(study: TransferStudy, alpha: float) -> Figure:
             _cells(ax, study, measure)
             ax.set_yticks(np.arange(len(fits)) + 0.5, [fit.replace("_", " ", 1) for fit in fits])
             ax.set_ylabel("fitted on")
-        slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, attacks)) > 45 else {}
+        slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, attacks)) > 28 else {}
         panels[1].set_xticks(np.arange(len(attacks)) + 0.5, attacks, **slant)
         panels[1].set_xlabel("tested on (framed: the fit knew no attack of this family)")
     return figure
@@ -76,7 +76,8 @@ def _redraws(ax: Axes, study: PromiseStudy) -> None:
             ax.errorbar([at], [mean.value], yerr=spread, color=colour, marker=MARKERS[i], markersize=7, capsize=3, elinewidth=1.8)
             ax.text(at + 0.5, mean.value, f"mean\n{percent(mean.value)}", va="center", fontsize=8.5, color=MUTED)
     most = max((len(rates) for rates in study.rates.values()), default=1)
-    ax.set(xlim=(0.3, most + 3.6), ylim=(0, None), xlabel="redraw of the splits")
+    highest = max((value for alpha, rates in study.rates.items() for value in (alpha, *rates)), default=1.0)
+    ax.set(xlim=(0.3, most + 3.6), ylim=(-0.03 * highest, 1.3 * highest), xlabel="redraw of the splits")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=UNIT))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="upper left", ncols=2, bbox_to_anchor=(0, 1), borderaxespad=0.2)
@@ -85,7 +86,7 @@ def _redraws(ax: Axes, study: PromiseStudy) -> None:
 def _corruptions(ax: Axes, study: PromiseStudy, alpha: float) -> None:
     rows = corruption_rows(study, [alpha])
     found = [(row["name"], row["cells"][0][1], row["accuracy"]) for row in rows]
-    ax.set_title(f"clean test images flagged at {percent(alpha)}, as they are and corrupted")
+    ax.set_title(f"clean images flagged at {percent(alpha)}, changed a little")
     for place, (_, value, accuracy) in enumerate(found):
         if value is None:
             continue
@@ -97,7 +98,7 @@ def _corruptions(ax: Axes, study: PromiseStudy, alpha: float) -> None:
         ax.text(high, place, said, va="center", fontsize=8.5, color=MUTED)
     most = max((value.high if value.high is not None else value.value for _, value, _ in found if value is not None), default=alpha)
     ax.axvline(alpha, color=MUTED, linewidth=1, linestyle="--")
-    ax.set_yticks(range(len(found)), [name for name, _, _ in found])
+    ax.set_yticks(range(len(found)), [name if name != "none" else "unchanged" for name, _, _ in found])
     ax.set(xlim=(0, max(1.9 * most, 2 * alpha)), ylim=(len(found) - 0.4, -0.6), xlabel="clean images flagged")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=UNIT))
     ax.grid(visible=False, axis="y")
