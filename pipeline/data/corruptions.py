@@ -58,7 +58,8 @@ def corrupt(name: str, images: Pixels, level: float, ids: list[str]) -> Pixels:
 
 
 def _bytes(values: npt.NDArray[np.floating]) -> Pixels:
-    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    whole: Pixels = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return whole
 
 
 def _resaved(image: Pixels, quality: int) -> Pixels:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.plotting import percent
-from pipeline.evaluation.transfer import left_out, unseen
+from pipeline.evaluation.transfer import ALL, left_out, unseen
 from pipeline.evaluation.verdict import Rate, rate
 
 Metrics = Mapping[str, float | None]
@@ -52,12 +52,13 @@ class PromiseStudy:
 
 def transfer_sentence(study: TransferStudy, alpha: float) -> str:
     """Where the detector is weakest on what it did not know, said first."""
-    known = [(name, rate(study.metrics, f"{left_out(name, study.families)}.{name}.tpr_at_{level(alpha)}")) for name in study.families]
+    fits = {name: left_out(name, study.fits, study.families) for name in study.families}
+    known = [(name, rate(study.metrics, f"{fit}.{name}.tpr_at_{level(alpha)}")) for name, fit in fits.items() if fit is not None]
     found = sorted(((name, value) for name, value in known if value is not None), key=lambda pair: pair[1].value)
     if not found:
         return "No attack could be left out of the fit: how the detector fares on an attack that it never met is not known."
     (worst, least), (best, most) = found[0], found[-1]
-    whole = rate(study.metrics, f"all.{worst}.tpr_at_{level(alpha)}")
+    whole = rate(study.metrics, f"{ALL}.{worst}.tpr_at_{level(alpha)}") if fits[worst] != ALL else None
     met = f" (fitted on all attacks: {whole.text})" if whole else ""
     said = f"Of images attacked by {worst}, the detector {study.detector} flags {least.text} ({least.interval}) at {percent(alpha, 2)}"
     opening = f"{said} when no attack of that family was in the fit{met}: its weakest point against an attack that it never met."

@@ -31,6 +31,10 @@ def unseen(attack: str, fitted: Sequence[str], families: Mapping[str, str]) -> b
     return families[attack] not in {families[name] for name in fitted}
 
 
-def left_out(attack: str, families: Mapping[str, str]) -> str:
-    """The name of the fit that leaves an attack's family out."""
-    return f"without_{families[attack]}"
+def left_out(attack: str, fits: Mapping[str, Sequence[str]], families: Mapping[str, str]) -> str | None:
+    """The largest fit that never met an attack's family: the one that leaves it out, or ``all`` where none of it was fitted.
+
+    None where every fit has met it, as where the whole fit is of one family.
+    """
+    candidates = [name for name in (f"without_{families[attack]}", ALL) if name in fits]
+    return next((name for name in candidates if unseen(attack, fits[name], families)), None)

@@ -10,7 +10,7 @@ from pipeline.evaluation.figures import to_png, to_svg
 from pipeline.evaluation.report import render_report
 from pipeline.evaluation.studies import promise_rows, promise_sentence, transfer_rows, transfer_sentence
 from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
-from pipeline.evaluation.transfer import fit_sets, unseen
+from pipeline.evaluation.transfer import fit_sets, left_out, unseen
 
 TABLE = fake.score_table(images=100)
 
@@ -42,6 +42,11 @@ def test_the_weakest_unseen_attack_is_said_first() -> None:
     assert "fitted on all attacks: 93" in transfer_sentence(study, 0.05)
     worse = {**study.metrics, "without_pgd.pgd.tpr_at_5": 0.02, "without_pgd.pgd.tpr_at_5_low": 0.0}
     assert transfer_sentence(replace(study, metrics=worse), 0.05).startswith("Of images attacked by pgd,")
+    fits = fit_sets(["pgd", "pgd_targeted"], fake.FAMILIES)
+    assert [left_out(name, fits, fake.FAMILIES) for name in fake.FAMILIES] == ["all", None, None, "all"]
+    assert [left_out(name, study.fits, fake.FAMILIES) for name in fake.FAMILIES][:3] == ["without_fgsm", "without_pgd", "without_pgd"]
+    never = transfer_sentence(replace(study, fits=fits), 0.05)
+    assert "attacked by fgsm" in never and "no attack of that family was in the fit:" in never
     alone = replace(study, metrics={})
     assert "is not known" in transfer_sentence(alone, 0.05)
 
