@@ -65,7 +65,7 @@ def _redraws(ax: Axes, study: PromiseStudy) -> None:
     ax.set_title("clean images flagged, redraw by redraw")
     for i, (alpha, rates) in enumerate(sorted(study.rates.items(), reverse=True)):
         places, colour = np.arange(1, len(rates) + 1), SERIES[i % len(SERIES)]
-        ax.axhline(alpha, color=colour, linewidth=1, linestyle="--")
+        ax.hlines(alpha, 0.3, len(rates) + 0.7, color=colour, linewidth=1, linestyle="--")
         ax.plot(
             places, rates, color=colour, marker=MARKERS[i], markersize=4.5, linestyle="none", label=f"promised: at most {percent(alpha)}"
         )
