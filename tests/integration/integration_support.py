@@ -43,6 +43,9 @@ SMALL: dict[str, Any] = {
         "likelihood_ratio": {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20},
         "anomaly": {"kind": "fingerprint", "statistic": "anomaly", "draw": 20},
     },
+    "transfer.detector": "likelihood_ratio",
+    "promise.detector": "likelihood_ratio",
+    "promise.split_seeds": [1, 2, 3],
     "evaluation.bootstrap": 200,
     "evaluation.seeds": [0, 1],
 }
