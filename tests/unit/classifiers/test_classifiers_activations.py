@@ -88,7 +88,7 @@ def test_sizing_leaves_the_classifier_as_it_was(mode: bool) -> None:
     [
         (
             "layer4",
-            r"no module 'layer4', where logits, ranked_logits or a module name was expected \(close ones: .*layer3.*at its top: stem, layer1",
+            r"no module 'layer4', where logits, ranked_logits or a module name was expected \(close ones: .*layer3.*top: stem, layer1",
         ),
         ("", r"no module ''"),
         (
