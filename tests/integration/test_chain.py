@@ -248,7 +248,8 @@ print(json.dumps({
 """
     said = json.loads(finished.run(sys.executable, "-c", code).stdout.splitlines()[-1])
     assert said["parents"] == 1 and set(said["status"]) == {"FINISHED"}
-    stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "sample_fingerprints", "select_fingerprints"]
+    stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "promise", "sample_fingerprints", "select_fingerprints"]
+    stages += ["transfer", "whitebox"]
     assert said["children"] == sorted(
         [*stages, "train_classifier", "train_detector@anomaly", "train_detector@joint", "train_detector@likelihood_ratio"]
     )
