@@ -33,6 +33,7 @@ def upstream_stages(params: Params) -> Stages:
         ("select_fingerprints", None),
         *(("train_detector", name) for name in params.detectors),
         ("evaluate", None),
+        ("whitebox", None),
     ]
 
 

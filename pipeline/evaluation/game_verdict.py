@@ -1,0 +1,121 @@
+"""What the game says, in plain words: what the guard stops, what it does not, and against whom."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.evaluation.plotting import percent
+from pipeline.evaluation.verdict import Rate, rate
+
+Row = Mapping[str, Any]
+ENDINGS = ("", "_low", "_high")
+
+
+def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], looks: int) -> dict[str, float | None]:
+    """The figures of the game that stand for the others, flat.
+
+    Args:
+        rows: the cells.
+        attacks: that know nothing of the guard.
+        own: m and T of the guard's own detector.
+        looks: R at which the filtering attacker is taken.
+
+    Returns:
+        ``<attack>.<who>`` with ``_low`` and ``_high``, the share detected of what is sent: ``fresh`` and ``static`` (plain),
+        ``bank`` and ``secret`` (against fresh draws, filtered on the defender's bank or on a surrogate, R looks), ``draws``
+        (against the static guard, whose draw is known). ``descend.<kind>.<knowledge>.accepted``, ``query.<replies>.<defender>
+        .accepted`` and ``resubmit...``: shares of the images tried that end as an accepted wrong label, with
+        ``<...>.queries`` and ``.local``, what an image tried cost. ``clean.<defender>``: false alarms.
+    """
+    cells = {_key(row): row for row in rows if (row["draw"], row["committees"]) == own}
+    flat: dict[str, float | None] = {}
+
+    def take(name: str, key: tuple[Any, ...], measure: str) -> None:
+        if key in cells:
+            flat.update({f"{name}{end}": cells[key][f"{measure}{end}"] for end in ENDINGS})
+
+    for defender in ("fresh", "keyed", "static"):
+        take(f"clean.{defender}", (defender, "nothing", "plain", "clean", 0), "detected")
+    for attack in attacks:
+        take(f"{attack}.fresh", ("fresh", "nothing", "plain", attack, 0), "detected")
+        take(f"{attack}.static", ("static", "nothing", "plain", attack, 0), "detected")
+        take(f"{attack}.draws", ("static", "draws", "filter", attack, 1), "detected")
+        for name, knowledge in (("bank", "bank"), ("secret", "algorithm")):
+            take(f"{attack}.{name}", ("fresh", knowledge, "filter", attack, looks), "detected")
+            take(f"{attack}.{name}.accepted", ("fresh", knowledge, "filter", attack, looks), "accepted")
+    for key, row in cells.items():
+        defender, knowledge, attacker, attack, _ = key
+        if attacker in ("descend", "query", "resubmit", "resubmit_changed", "descend_filter"):
+            name = ".".join([attacker, attack, *([] if knowledge == "nothing" else [knowledge]), defender])
+            take(f"{name}.accepted", key, "accepted")
+            flat |= {f"{name}.queries": row["queries"], f"{name}.local": row["local"]}
+    return flat
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return row["defender"], row["knowledge"], row["attacker"], row["attack"], row["budget"]
+
+
+def paragraph(game: Mapping[str, float | None], attacks: Sequence[str], *, alpha: float, looks: int, epsilon: float) -> str:
+    """What the guard stops, what it does not, against whom: one paragraph, its numbers from the cells.
+
+    Args:
+        game: what ``headline`` returned.
+        attacks: that know nothing of the guard.
+        alpha: the promised false-alarm rate.
+        looks: R of the filtering attacker.
+        epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+    """
+    ranges = {who: _range([rate(game, f"{attack}.{who}") for attack in attacks]) for who in ("fresh", "static", "bank", "secret")}
+    if ranges["fresh"] is None:
+        return "The game against attackers who know the guard could not be played: no attack succeeded on the test images."
+    said = [
+        f"At {percent(alpha, 2)} false alarms, of attacked images whose maker knows nothing of the guard it stops {ranges['fresh']}, "
+        f"depending on the attack (the best guard with one fixed draw: {ranges['static']}; whoever owns a copy of that one gets past it "
+        "every time)."
+    ]
+    if ranges["secret"] is not None:
+        said.append(
+            f"Of images that passed {looks} looks at a copy of the guard made from the same data with another bank, it stops "
+            f"{ranges['secret']}: that is what a secret bank is worth."
+        )
+    if ranges["bank"] is not None:
+        said.append(f"Of images that passed {looks} looks at a copy with the guard's own bank, fresh draws stop {ranges['bank']}.")
+    return " ".join([*said, *_fitted(game, epsilon)])
+
+
+def _range(found: Sequence[Rate | None]) -> str | None:
+    """The least and the most of some shares, in words."""
+    values = [each.value for each in found if each is not None]
+    if not values:
+        return None
+    low, high = percent(min(values)), percent(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _fitted(game: Mapping[str, float | None], epsilon: float) -> list[str]:
+    """The strongest attacker who descends on the guard, and the strongest who only asks it."""
+    said = []
+    for knowledge, words in (("algorithm", "the algorithm and the data, not the bank"), ("bank", "the bank")):
+        best = _most(game, "descend.", f".{knowledge}.fresh.accepted")
+        if best is not None:
+            said.append(
+                f"An attacker who knows {words} and descends on the guard's own score (bound {epsilon:.4g}) gets {best.text} of the images "
+                f"tried accepted under a wrong label ({best.interval})."
+            )
+    asked = _most(game, "query.", ".fresh.accepted")
+    again = _most(game, "resubmit.", ".fresh.accepted")
+    if again is not None:
+        said.append(
+            f"Sending the same attacked image again and again gets up to {again.text} of the images tried accepted, so limit how often "
+            "a client may ask, or let the draw follow from the image."
+        )
+    if asked is not None:
+        said.append(f"Asking the live guard alone gets {asked.text} accepted.")
+    said.append("What is not stopped is accepted as a clean image would be: the guard makes such attacks dearer, not impossible.")
+    return said
+
+
+def _most(game: Mapping[str, float | None], start: str, end: str) -> Rate | None:
+    names = [name for name in game if name.startswith(start) and name.endswith(end)]
+    known = [found for found in (rate(game, name) for name in names) if found is not None]
+    return max(known, key=lambda found: found.value, default=None)
