@@ -16,7 +16,7 @@ from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
-from pipeline.evaluation.report import GalleryItem, ReportInputs
+from pipeline.evaluation.report import GalleryItem, GameInputs, ReportInputs
 from pipeline.params.root import Params
 
 Stages = list[tuple[str, str | None]]
@@ -86,6 +86,19 @@ def gather_report(params: Params, commit: str) -> ReportInputs:
         guard_detector=params.publish.detector,
         timings=timings(stages),
         notes=[note for record in records for note in record["notes"]],
+        game=_game(read_record("whitebox")["params"]),
+    )
+
+
+def _game(params: dict[str, Any]) -> GameInputs:
+    game = params["game"]
+    own = params["detectors"][game["detector"]]
+    return GameInputs(
+        cells=read_table(paths.GAME).to_pylist(),
+        headline=read_json(paths.METRICS / "game.json"),
+        own=(own["draw"], own["committees"]),
+        looks=game["headline"],
+        epsilon=game["descend"]["epsilon"],
     )
 
 

@@ -22,7 +22,7 @@ from pipeline.random import generator
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-SCALE = 2.0**20
+SCALE = 2.0**30
 """Values are rounded to multiples of 1 / SCALE: then sums are exact, and so do not depend on the order of summation."""
 
 

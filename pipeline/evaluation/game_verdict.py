@@ -83,6 +83,45 @@ def paragraph(game: Mapping[str, float | None], attacks: Sequence[str], *, alpha
     return " ".join([*said, *_fitted(game, epsilon)])
 
 
+def summary(game: Mapping[str, float | None]) -> list[tuple[str, Rate, float | None, float | None]]:
+    """The attackers fitted to the guard: what each does, the share of the images tried that it gets accepted, and what an image
+    tried costs it in queries and in draws looked at locally; those that get most first.
+    """
+    found = []
+    for name in game:
+        what = name.removesuffix(".accepted")
+        accepted = rate(game, name) if name.endswith(".accepted") and f"{what}.queries" in game else None
+        if accepted is not None:
+            found.append((_words(what), accepted, game[f"{what}.queries"], game[f"{what}.local"]))
+    return sorted(found, key=lambda row: (-row[1].value, row[0]))
+
+
+_SAID = {
+    "descend": "descends on the score",
+    "descend_filter": "descends, then filters",
+    "query": "searches by asking",
+    "resubmit": "sends it again",
+    "resubmit_changed": "sends changed copies",
+    "algorithm": "knows the algorithm",
+    "bank": "knows the bank",
+    "draws": "knows the draws",
+    "fresh": "fresh draws",
+    "keyed": "keyed draws",
+    "static": "one fixed draw",
+}
+
+
+def _words(name: str) -> str:
+    # A weight such as 0.5 in the name of an attack holds the same dot that parts its names.
+    attacker, rest = name.split(".", 1)
+    rest, defender = rest.rsplit(".", 1)
+    what, _, knowledge = rest.rpartition(".")
+    if knowledge not in ("algorithm", "bank", "draws"):
+        what, knowledge = rest, ""
+    parts = [_SAID[attacker], what, *([_SAID[knowledge]] if knowledge else []), f"against {_SAID[defender]}"]
+    return ", ".join(parts)
+
+
 def _range(found: Sequence[Rate | None]) -> str | None:
     """The least and the most of some shares, in words."""
     values = [each.value for each in found if each is not None]

@@ -31,6 +31,8 @@ from pipeline.evaluation.figures import (
     to_svg,
     training_curves,
 )
+from pipeline.evaluation.game_figures import frontier
+from pipeline.evaluation.game_verdict import paragraph, summary
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
 from pipeline.evaluation.plotting import ROLES, percent
@@ -67,6 +69,25 @@ class GalleryItem:
 
 
 @dataclass(frozen=True)
+class GameInputs:
+    """What the report prints of the game.
+
+    Attributes:
+        cells: a mapping a cell: defender, draw, committees, knowledge, attacker, attack, budget, and what ``game.summarise`` gives.
+        headline: flat values, as ``game_verdict.headline`` gives them.
+        own: m and T of the detector that played.
+        looks: R of the filtering attacker in the headline.
+        epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+    """
+
+    cells: Sequence[Mapping[str, Any]]
+    headline: Mapping[str, float | None]
+    own: tuple[int, int]
+    looks: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """Everything that the report prints.
 
@@ -92,6 +113,7 @@ class ReportInputs:
         guard_detector: the detector that the guard uses.
         timings: stage to seconds; empty where unknown.
         notes: sentences.
+        game: against attackers who know the guard.
     """
 
     params: Mapping[str, Any]
@@ -114,6 +136,7 @@ class ReportInputs:
     guard_detector: str
     timings: Mapping[str, float]
     notes: Sequence[str]
+    game: GameInputs
 
 
 def render_report(inputs: ReportInputs) -> str:
@@ -149,9 +172,32 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "reasons": Counter(str(row["reason"]) for row in inputs.quarantine).most_common(),
         "listed": LISTED,
         "gallery": _gallery(inputs),
+        "game": _game(inputs, attacks),
         "flat_params": list(flatten(inputs.params)),
         "colours": ROLES,
     }
+
+
+def _game(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
+    game = inputs.game
+    picture = frontier(game.cells, attacks, game.own, inputs.alpha)
+    return {
+        "says": game_says(inputs),
+        "looks": game.looks,
+        "own": game.own,
+        "rows": [
+            (attack, *(rate(game.headline, f"{attack}.{who}") for who in ("fresh", "static", "draws", "secret", "bank")))
+            for attack in attacks
+        ],
+        "fitted": summary(game.headline),
+        "figure": _inline(picture, "frontier", "Detection against looks at a local copy, one line a defender"),
+    }
+
+
+def game_says(inputs: ReportInputs) -> str:
+    """The paragraph of the game, for report and card."""
+    game = inputs.game
+    return paragraph(game.headline, _attack_order(inputs), alpha=inputs.alpha, looks=game.looks, epsilon=game.epsilon)
 
 
 def _attack_order(inputs: ReportInputs) -> list[str]:
