@@ -83,11 +83,19 @@ def test_the_picture_has_a_line_a_defender_and_a_point_a_number_of_looks() -> No
         "fresh draws, bank secret, m = 60, T = 200",
     ]
     assert [looks for looks, _ in drawn["one fixed draw, known to the attacker"]] == [0, 1]
-    assert [looks for looks, _ in drawn["fresh draws, bank secret, m = 60, T = 200"]] == [0, 1, 8, 64]
     figure = frontier(CELLS, ATTACKS, fake.OWN, 0.05)
-    heights = [line.get_ydata() for line in figure.axes[ATTACKS.index("fgsm")].lines]
-    known = [row(defender="fresh", draw=60, knowledge="bank", attacker="filter", attack="fgsm", budget=looks) for looks in (1, 8, 64)]
-    np.testing.assert_allclose(heights[1][1:], [cell["detected"] for cell in known])
+    for number, (knowledge, label) in {
+        1: ("bank", "fresh draws, bank known, m = 60, T = 200 (the guard's)"),
+        3: ("algorithm", "secret"),
+    }.items():
+        looked = [
+            row(defender="fresh", draw=60, knowledge=knowledge, attacker="filter", attack="fgsm", budget=looks) for looks in (1, 8, 64)
+        ]
+        wanted = [cell["detected"] for cell in looked if cell["sent"] >= 1]
+        assert len(wanted) >= 2
+        drawn_line = figure.axes[ATTACKS.index("fgsm")].lines[number]
+        assert label in drawn_line.get_label()
+        np.testing.assert_allclose(drawn_line.get_ydata()[1:], wanted)
 
 
 def test_the_picture_is_the_same_again_and_stands_without_cells() -> None:
