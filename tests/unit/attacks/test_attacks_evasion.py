@@ -57,7 +57,7 @@ def test_descending_lowers_the_guard_s_score_within_the_bound(kind: Kind, weight
     size = moved.abs().flatten(1).amax(1) if norm == "linf" else moved.flatten(1).norm(dim=1)
     assert (size <= (EPSILON if norm == "linf" else 1.0) + 1e-6).all() and fitted.dtype == torch.uint8
     both = (logits(fitted / 255).argmax(1) != LABELS) & (logits(blind / 255).argmax(1) != LABELS)
-    assert both.sum() >= 6
+    assert both.sum() >= 5
     assert height(fitted)[both].mean() < 0.9 * height(blind)[both].mean()
 
 
