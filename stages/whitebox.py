@@ -1,10 +1,9 @@
 """Plays the guard against attackers who know it, on the images of ``test``: what each gets through, and what it pays."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,49 +13,26 @@ from pipeline.artifacts import paths
 from pipeline.artifacts.adversarial import AdversarialSet
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import read_table, write_json, write_table
-from pipeline.artifacts.games import OWN, PLAYS, SURROGATE, Arena, detector_output, play_table
+from pipeline.artifacts.games import CELLS, OWN, PLAYS, SURROGATE, Arena, detector_output
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
+from pipeline.artifacts.matches import Match, Matches, matches_of
 from pipeline.artifacts.records import stage_run
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.distributed.shard_map import ShardTask, Work, shard_map
 from pipeline.evaluation.game import Play, summarise
 from pipeline.evaluation.game_verdict import headline
-from pipeline.game.attackers import ask_live, craft, descents, norms, query, resubmit_changed
-from pipeline.game.cells import Cell, again_and_again, crafted, on_a_copy, sent_once, with_the_draws
+from pipeline.game.cells import Cell, without_the_classifier
 from pipeline.game.defenders import rebuilt, surrogate
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.game import GameParams
 from pipeline.params.root import load
 
 SECTIONS = ("attacks", "calibration", "detectors", "evaluation", "fingerprints", "game", "selection")
-WAYS = ("fresh", "keyed", "static")
 
-Row = dict[str, Any]
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Match:
-    """One attacker on the images of one shard.
-
-    Attributes:
-        attacker: ``descend``, ``query`` or ``resubmit_changed``.
-        shard: of the clean images.
-        what: which descent, whether the guard gives ``scores`` or ``decisions``, or which attack.
-        against: what a descending attacker knows; the defender's way of drawing for the others.
-    """
-
-    attacker: str
-    shard: str
-    what: str
-    against: str
-
-    @property
-    def name(self) -> str:
-        """Of the task."""
-        return f"{self.shard}.{self.attacker}.{self.what}.{self.against}"
 
 
 def main() -> None:
@@ -85,9 +61,9 @@ def main() -> None:
             plays = [read_table(matches.read(task.name, task.signature)[0] / "rows.parquet") for task in played]
             for store, tasks in ((detectors, made), (chances, looked), (matches, played)):
                 store.keep(task.signature for task in tasks)
-        settled = [*cached(known, attacks, sizes, best, params), *live(plays)]
+        settled = [*cached(known, attacks, sizes, best, game), *live(plays)]
         rows = [{**asdict(cell), **summarise(play, l2, linf, params.evaluation)} for cell, play, l2, linf in settled]
-        write_table(paths.GAME, pa.Table.from_pylist(rows))
+        write_table(paths.GAME, pa.Table.from_pylist(rows, schema=CELLS))
         summary = headline(rows, attacks, (own.draw, own.committees), game.headline)
         write_json(paths.METRICS / "game.json", summary)
         run.log(summary)
@@ -182,7 +158,7 @@ def plan_matches(
     known = {"game": arena.game.model_dump(mode="json"), "alpha": arena.alpha, "best": best, "own": own.model_dump(mode="json")}
     tasks = []
     for shard in images.shards("test"):
-        for match in matches_of(shard, attacks, arena):
+        for match in matches_of(shard, attacks, arena.game):
             read = {**inputs, **arena.made, **calibrated, **weights, "images": images.sha256(shard)}
             if match.attacker == "resubmit_changed":
                 read |= AdversarialSet.open(paths.attack(match.what)).inputs(shard)
@@ -191,119 +167,30 @@ def plan_matches(
     return tasks
 
 
-def matches_of(shard: str, attacks: Sequence[str], arena: Arena) -> Iterator[Match]:
-    """Every attacker who needs the classifier, on one shard."""
-    for what in descents(arena.game.descend):
-        yield from (Match("descend", shard, what, knowledge) for knowledge in ("algorithm", "bank", "draws"))
-    if arena.game.queries:
-        yield from (Match("query", shard, replies, way) for replies in ("decisions", "scores") for way in WAYS)
-    yield from (Match("resubmit_changed", shard, attack, way) for attack in attacks for way in WAYS)
-
-
 def shard_match(arena: Arena, best: int, own: CommitteeDetectorParams) -> Work[Match]:
     """The function that plays one match."""
     return Matches(arena, best, own).play
 
 
-@dataclass(frozen=True)
-class Matches:
-    """Plays matches in a worker.
-
-    Attributes:
-        arena: what it plays with.
-        best: which fixed draw the static defender has.
-        own: the defender's detector.
-    """
-
-    arena: Arena
-    best: int
-    own: CommitteeDetectorParams
-
-    def play(self, match: Match) -> ShardOutput:
-        """One match: a row a cell and image."""
-        images, game = ImageSet.open(self.arena.root / paths.DATA), self.arena.game
-        batch = images.read(match.shard)
-        clean = self.arena.features.read(f"{CLEAN}.{match.shard}")
-        right = np.flatnonzero(clean.predicted == clean.labels)[: quota(images, match.shard, game.images)]
-        pixels, labels, ids = batch.images[right], batch.labels[right], [batch.ids[row] for row in right]
-        tables = [PLAYS.empty_table()]
-        if len(right):
-            found = {"descend": self._descend, "query": self._query, "resubmit_changed": self._changed}[match.attacker]
-            tables += [play_table(cell, ids, play, l2, linf) for cell, play, l2, linf in found(match, pixels, labels, ids, right)]
-        return ShardOutput(tables={"rows": pa.concat_tables(tables)})
-
-    def _cell(self, match: Match, knowledge: str, budget: int) -> Cell:
-        return Cell(match.against, self.own.draw, self.own.committees, knowledge, match.attacker, match.what, budget)
-
-    def _descend(self, match: Match, pixels: Any, labels: Any, ids: list[str], _rows: Any) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
-        arena, game = self.arena, self.arena.game
-        static = arena.defender(OWN, "static", self.best)
-        copies = {"algorithm": (SURROGATE, "fresh"), "bank": (OWN, "fresh")}
-        copy = static if match.against == "draws" else arena.defender(*copies[match.against])  # type: ignore[arg-type]
-        made = craft(arena.classifier, arena.features.pool, copy, pixels, labels, ids, match.what, game.descend, game.seed)
-        success, sizes = made.predicted != labels, norms(made.images, pixels)
-        looked = copy.chances(made.neurons, made.predicted)
-        defenders = [static] if match.against == "draws" else [arena.defender(OWN, "fresh"), arena.defender(OWN, "keyed"), static]
-        chances = {defender.way: defender.chances(made.neurons, made.predicted) for defender in defenders}
-        cell = self._cell(match, match.against, game.descend.steps)
-        for found, play in crafted(cell, success, looked, chances, game.headline, made.local):
-            yield found, play, *sizes
-
-    def _query(self, match: Match, pixels: Any, labels: Any, ids: list[str], _rows: Any) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
-        arena, game = self.arena, self.arena.game
-        defender = arena.defender(OWN, match.against, self.best)  # type: ignore[arg-type]
-        ask = ask_live(arena.classifier, arena.features.pool, defender, ids, scores=match.what == "scores")
-        tried = query(ask, pixels, labels, ids, game.descend, game.queries, game.seed)
-        yield self._cell(match, "nothing", game.queries), tried.play, tried.l2, tried.linf
-
-    def _changed(self, match: Match, pixels: Any, labels: Any, ids: list[str], rows: Any) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
-        arena, game = self.arena, self.arena.game
-        stored = AdversarialSet.open(arena.root / paths.attack(match.what))
-        attacked, success = stored.images(match.shard)[rows], stored.rows(match.shard)["success"].to_numpy()[rows]
-        if attacked.dtype != np.uint8:
-            attacked = np.rint(attacked * 255).astype(np.uint8)
-        defender = arena.defender(OWN, match.against, self.best)  # type: ignore[arg-type]
-        ask = ask_live(arena.classifier, arena.features.pool, defender, ids, scores=False)
-        tried = resubmit_changed(ask, attacked, pixels, labels, success, ids, tries=game.tries, pixels=game.changed_pixels, seed=game.seed)
-        yield self._cell(match, "nothing", game.tries), tried.play, tried.l2, tried.linf
-
-
-def quota(images: ImageSet, shard: str, wanted: int) -> int:
-    """How many images of a shard are played with, so that all shards of ``test`` together give ``wanted``."""
-    shards = images.shards("test")
-    return wanted // len(shards) + (shards.index(shard) < wanted % len(shards))
-
-
 def cached(
-    known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], sizes: Mapping[str, tuple[int, int]], best: int, params: Any
+    known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], sizes: Mapping[str, tuple[int, int]], best: int, game: GameParams
 ) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
     """The cells that need no more than the chances."""
     for attack in (CLEAN, *attacks):
         tables = {name: known[name, attack].filter(pa.compute.equal(known[name, attack]["split"], "test")) for name in (*sizes, SURROGATE)}
         l2, linf = attack_norms(attack, tables[OWN]["id"].to_pylist())
         for name, (m, t) in sizes.items():
-            for cell, play in cells_of(Cell("fresh", m, t, "nothing", "plain", attack, 0), name, tables, best, params.game):
-                yield cell, play, l2, linf
-
-
-def cells_of(cell: Cell, name: str, tables: Mapping[str, pa.Table], best: int, game: Any) -> Iterator[tuple[Cell, Play]]:
-    """The cells of one detector on one attack; of the guard's own detector with every way of drawing and every attacker."""
-    table = tables[name]
-    success, fresh = table["success"].to_numpy(), table["fresh"].to_numpy()
-    if cell.attack == CLEAN:
-        success = np.ones(len(success), np.bool_)  # clean images are all sent: what is detected of them are false alarms
-    chances = {"fresh": fresh}
-    if name == OWN:
-        chances |= {"keyed": table["keyed"].to_numpy(), "static": table[f"static{best}"].to_numpy()}
-    yield from sent_once(cell, success, chances)
-    if cell.attack == CLEAN:
-        return
-    copies = {"bank": fresh}
-    if name == OWN:
-        copies["algorithm"] = tables[SURROGATE]["fresh"].to_numpy()
-        yield from with_the_draws(cell, success, chances)
-        yield from again_and_again(cell, success, chances, game.tries)
-    yield from on_a_copy(cell, success, copies, chances, game.looks)
+            success = tables[name]["success"].to_numpy()
+            if attack == CLEAN:
+                success = np.ones(len(success), np.bool_)  # clean images are all sent: what is detected of them are false alarms
+            chances = {"fresh": tables[name]["fresh"].to_numpy()}
+            copies = {"bank": chances["fresh"]}
+            if name == OWN:
+                chances |= {"keyed": tables[name]["keyed"].to_numpy(), "static": tables[name][f"static{best}"].to_numpy()}
+                copies["algorithm"] = tables[SURROGATE]["fresh"].to_numpy()
+            cell = Cell("fresh", m, t, "nothing", "plain", attack, 0)
+            for found, play in without_the_classifier(cell, success, copies, chances, game, own=name == OWN, clean=attack == CLEAN):
+                yield found, play, l2, linf
 
 
 def attack_norms(attack: str, ids: Sequence[str]) -> tuple[Floats, Floats]:

@@ -31,14 +31,15 @@ OWN = "own"
 SURROGATE = "surrogate"
 """The attacker's, from a bank of their own."""
 
-PLAYS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("defender", "knowledge", "attacker", "attack", "id")),
-        *((name, pa.int64()) for name in ("draw", "committees", "budget")),
-        *((name, pa.float64()) for name in ("sent", "accepted", "local", "queries", "l2", "linf")),
-    ]
-)
+_WORDS, _COUNTS = ("defender", "knowledge", "attacker", "attack"), ("draw", "committees", "budget")
+_CELL = [*((name, pa.string()) for name in _WORDS), *((name, pa.int64()) for name in _COUNTS)]
+_PLAYED = ("sent", "accepted", "local", "queries", "l2", "linf")
+PLAYS = pa.schema([*_CELL, ("id", pa.string()), *((name, pa.float64()) for name in _PLAYED)])
 """A row a cell and image."""
+_ESTIMATED = ("accepted", "detected", "l2", "linf", "local", "queries", "local_per_accepted", "queries_per_accepted")
+_VALUES = ("images", "sent", *(f"{name}{end}" for name in _ESTIMATED for end in ("", "_low", "_high")))
+CELLS = pa.schema([*_CELL, *((name, pa.float64()) for name in _VALUES)])
+"""A row a cell, as ``game.summarise`` gives its values."""
 
 
 def play_table(cell: Cell, ids: Sequence[str], play: Play, l2: npt.NDArray[np.float64], linf: npt.NDArray[np.float64]) -> pa.Table:

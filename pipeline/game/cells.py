@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted
+from pipeline.params.game import GameParams
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -33,6 +34,36 @@ class Cell:
     attacker: str
     attack: str
     budget: int
+
+
+def without_the_classifier(
+    cell: Cell,
+    success: Bools,
+    copies: Mapping[str, Floats],
+    chances: Mapping[str, Floats],
+    game: GameParams,
+    *,
+    own: bool,
+    clean: bool,
+) -> Iterator[tuple[Cell, Play]]:
+    """The cells of one detector on one attack that follow from chances alone.
+
+    Args:
+        cell: what they share.
+        success: (N,).
+        copies: what the attacker knows, to the chance that a draw of their copy flags each image.
+        chances: defender to the chance that one of its draws does.
+        game: looks and tries.
+        own: whether it is the guard's own detector, which meets every attacker.
+        clean: whether the images are clean ones, which nobody filters or sends again.
+    """
+    yield from sent_once(cell, success, chances)
+    if clean:
+        return
+    yield from on_a_copy(cell, success, copies, chances, game.looks)
+    if own:
+        yield from with_the_draws(cell, success, chances)
+        yield from again_and_again(cell, success, chances, game.tries)
 
 
 def sent_once(cell: Cell, success: Bools, chances: Mapping[str, Floats]) -> Iterator[tuple[Cell, Play]]:

@@ -86,7 +86,7 @@ class Defender:
         scores = every_score(self.detector, neurons, predicted) if every is None else every
         p_values = [self.calibration.p_values(column, predicted)[0] for column in scores.T]
         flagged = np.stack([p <= self.alpha for p in p_values], axis=1) & ~np.isnan(scores)
-        return flagged.sum(1) / np.maximum((~np.isnan(scores)).sum(1), 1)
+        return np.asarray(flagged.sum(1) / np.maximum((~np.isnan(scores)).sum(1), 1), np.float64)
 
     def limits(self) -> tuple[Floats, Floats]:
         """For every class the score above which its images are flagged, and the standard deviation of clean scores, both (K,)."""
