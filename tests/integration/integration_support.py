@@ -42,7 +42,17 @@ SMALL: dict[str, Any] = {
     "detectors": {
         "likelihood_ratio": {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20},
         "anomaly": {"kind": "fingerprint", "statistic": "anomaly", "draw": 20},
+        "joint": {"kind": "committee", "draw": 12, "committees": 20, "directions": 4, "shrinkage": 0.1, "seed": 0},
     },
+    "game.draws": [6],
+    "game.committees": [10],
+    "game.statics": 2,
+    "game.looks": [1, 8],
+    "game.tries": 3,
+    "game.images": 8,
+    "game.queries": 4,
+    "game.descend.steps": 3,
+    "game.descend.samples": 2,
     "evaluation.bootstrap": 200,
     "evaluation.seeds": [0, 1],
 }

@@ -218,8 +218,9 @@ print(json.dumps({
 """
     said = json.loads(finished.run(sys.executable, "-c", code).stdout.splitlines()[-1])
     assert said["parents"] == 1 and set(said["status"]) == {"FINISHED"}
-    stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "sample_fingerprints", "select_fingerprints"]
-    assert said["children"] == sorted([*stages, "train_classifier", "train_detector@anomaly", "train_detector@likelihood_ratio"])
+    stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "sample_fingerprints", "select_fingerprints", "whitebox"]
+    detectors = [f"train_detector@{name}" for name in ("anomaly", "joint", "likelihood_ratio")]
+    assert said["children"] == sorted([*stages, "train_classifier", *detectors])
     assert said["params"]["attacks.pgd.steps"] == "5" and said["params"]["splits.split_seed"] == "0"
     metrics = _json(finished, "reports/metrics/detection.json")
     assert said["metrics"]["detection.likelihood_ratio.pgd.auroc"] == pytest.approx(metrics["likelihood_ratio.pgd.auroc"])
