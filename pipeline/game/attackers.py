@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pipeline.attacks.evasion import Ask, Descent, Look, Reply, descend, nudged, search
 from pipeline.attacks.geometry import LEVELS, as_floats
-from pipeline.classifiers.activations import activations, tap
+from pipeline.classifiers.activations import activations, pooled, tap
 from pipeline.classifiers.model import Classifier
 from pipeline.evaluation.game import Play
-from pipeline.game.defenders import Defender, drawing, pixel_ids
+from pipeline.game.defenders import Defender, drawing
 from pipeline.params.game import DescendParams
 from pipeline.random import ImageRandom, generator
 
@@ -104,14 +104,13 @@ def looking(classifier: Classifier, pool: Pool, copy: Defender, samples: int, se
 
     All images of a step meet the same draws, so that what is made of an image depends on no other.
     """
-    columns = {layer: torch.from_numpy(chosen) for layer, chosen in pool.items()}
     limit, spread = (torch.from_numpy(values).float() for values in copy.limits())
     module, bank, committees = copy.detector.module, copy.detector.bank, copy.detector.committees
 
     def look(images: Tensor, step: int) -> Tensor:
-        with tap(classifier, pool) as found:
+        with tap(classifier, pool, pooled(pool)) as found:
             logits = classifier(images)
-            neurons = torch.cat([found[layer].index_select(1, chosen) for layer, chosen in columns.items()], 1).float()
+            neurons = torch.cat([found[layer].float() for layer in pool], 1)
         predicted = logits.detach().argmax(1)
         groups = bank.class_group[predicted.numpy()]
         above = []
@@ -134,11 +133,10 @@ def ask_live(classifier: Classifier, pool: Pool, defender: Defender, ids: Sequen
     """A live guard as its clients see it: with ``scores``, probability and p-value beside the decision."""
 
     def ask(images: Tensor, rows: Tensor, number: int) -> Reply:
-        levels = images.numpy()
         logits, neurons = activations(classifier, as_floats(images), pool)
         predicted = logits.argmax(1).astype(np.int64)
-        names = pixel_ids(levels) if defender.way == "keyed" else [ids[row] for row in rows]
-        p_values = defender.p_values(neurons, predicted, names, number)
+        pixels = images.numpy() if defender.way == "keyed" else [ids[row] for row in rows]
+        p_values = defender.p_values(neurons, predicted, pixels, number)
         flagged, labels = torch.from_numpy(p_values <= defender.alpha), torch.from_numpy(predicted)
         if not scores:
             return Reply(labels, flagged)

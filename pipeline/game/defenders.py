@@ -1,6 +1,5 @@
 """The defenders of the game: one committee detector, drawn from in several ways, each calibrated with draws of its own way."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from pipeline.detectors.committee import CommitteeDetector
 from pipeline.detectors.conformal import Calibration
 from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.committees import Committees
-from pipeline.fingerprints.draws import Draws, StaticDraws
+from pipeline.fingerprints.draws import Draws, KeyedDraws, StaticDraws, stand_in_key
 from pipeline.fingerprints.features import Features, Layout
 from pipeline.fingerprints.scores import fingerprint_scores
 from pipeline.params.detectors import CommitteeDetectorParams
@@ -26,9 +25,11 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Way = Literal["static", "fresh", "keyed"]
 """How a defender draws: once and for all; for every call; or as a function of the image's pixels under a key."""
+Pixels = Sequence[str] | npt.NDArray[np.uint8]
+"""A name an image, or the images (N, C, H, W)."""
 
 
-def drawing(way: Way, seed: int, pixels: Sequence[str], call: int) -> Draws:
+def drawing(way: Way, seed: int, pixels: Pixels, call: int) -> Draws:
     """The draws of one call.
 
     Those of a guard in use come from the operating system, or from a secret key; these are seeded, so that a game can be
@@ -36,18 +37,16 @@ def drawing(way: Way, seed: int, pixels: Sequence[str], call: int) -> Draws:
 
     Args:
         way: how the defender draws.
-        seed: of its randomness.
-        pixels: what stands for each image's pixels, such as ``pixel_ids``; equal pixels have equal names.
+        seed: of its randomness, and of the stand-in for its key.
+        pixels: the images, or what stands for the pixels of each; equal pixels have equal names.
         call: the number of the call.
     """
     if way == "static":
         return StaticDraws(len(pixels), seed)
+    if isinstance(pixels, np.ndarray):
+        assert way == "keyed"
+        return KeyedDraws(stand_in_key(seed), pixels)
     return ImageRandom(seed, "game/keyed" if way == "keyed" else f"game/fresh/{call}", pixels)
-
-
-def pixel_ids(images: npt.NDArray[np.uint8]) -> list[str]:
-    """A name an image (N, C, H, W) that its pixels alone decide: their BLAKE2b hash."""
-    return [hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest() for image in images]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Defender:
     way: Way
     seed: int
 
-    def p_values(self, neurons: npt.NDArray[np.float32], predicted: Ints, pixels: Sequence[str], call: int) -> Floats:
+    def p_values(self, neurons: npt.NDArray[np.float32], predicted: Ints, pixels: Pixels, call: int) -> Floats:
         """What one call makes of N images, (N,)."""
         scores = self.detector.scores(neurons, predicted, drawing(self.way, self.seed, pixels, call))
         return self.calibration.p_values(scores, predicted)[0]

@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
     "detectors": {
         "likelihood_ratio": {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20},
         "anomaly": {"kind": "fingerprint", "statistic": "anomaly", "draw": 20},
-        "joint": {"kind": "committee", "draw": 12, "committees": 20, "directions": 4, "shrinkage": 0.1, "seed": 0},
+        "joint": {"kind": "committee", "draw": 12, "committees": 20, "directions": 4, "shrinkage": 0.1, "pooling": 0.5, "seed": 0},
     },
     "game.draws": [6],
     "game.committees": [10],

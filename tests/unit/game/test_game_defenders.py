@@ -21,7 +21,6 @@ from pipeline.game.defenders import (
     detector_from,
     drawing,
     every_score,
-    pixel_ids,
     rebuilt,
     surrogate,
 )
@@ -32,7 +31,7 @@ from pipeline.params.game import DescendParams
 CLASSES, SIDE, HIDDEN = 3, 6, 40
 LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
 POOL = {"hidden": np.arange(HIDDEN), "logits": np.arange(CLASSES)}
-PARAMS = CommitteeDetectorParams(kind="committee", draw=6, committees=16, directions=3, shrinkage=0.1, seed=0)
+PARAMS = CommitteeDetectorParams(kind="committee", draw=6, committees=16, directions=3, shrinkage=0.1, pooling=0.5, seed=0)
 FINGERPRINTS = FingerprintParams(
     seed=0, k=2, layer_weights={"hidden": 1.0, "logits": 0.2}, candidates=200, block=100, fit_attacks=("sign",)
 )
@@ -158,12 +157,12 @@ def test_each_way_draws_as_it_says() -> None:
     assert StaticDraws(2, 5).uniform("draw", (4,)).shape == (2, 4)
 
 
-def test_one_changed_pixel_is_another_image() -> None:
+def test_keyed_draws_follow_from_the_pixels() -> None:
     images = pictures(3, 4)
     other = images.copy()
     other[1, 0, 2, 2] ^= 1
-    names, changed = pixel_ids(images), pixel_ids(other)
-    assert (names[0], names[2]) == (changed[0], changed[2]) and names[1] != changed[1] and len(set(names)) == 3
+    drawn, changed = (drawing("keyed", 5, pixels, call).uniform("committee") for call, pixels in ((0, images), (1, other)))
+    assert (drawn[0], drawn[2]) == (changed[0], changed[2]) and drawn[1] != changed[1] and len(set(drawn)) == 3
 
 
 def test_a_surrogate_is_of_another_bank_and_a_prefix_of_the_own_one_keeps_its_committees(
