@@ -16,7 +16,7 @@ from pipeline.artifacts.files import read_table, write_json, write_table
 from pipeline.artifacts.games import CELLS, OWN, PLAYS, SURROGATE, Arena, detector_output
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
-from pipeline.artifacts.matches import Match, Matches, matches_of
+from pipeline.artifacts.matches import Match, Matches, matches_of, quota
 from pipeline.artifacts.records import stage_run
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
@@ -163,7 +163,7 @@ def plan_matches(
             if match.attacker == "resubmit_changed":
                 read |= AdversarialSet.open(paths.attack(match.what)).inputs(shard)
             signed = signature("game-match", code=code, params={**known, **asdict(match)}, inputs=read)
-            tasks.append(ShardTask(match.name, signed, match, min(images.rows(shard), arena.game.images)))
+            tasks.append(ShardTask(match.name, signed, match, quota(images, shard, arena.game.images)))
     return tasks
 
 

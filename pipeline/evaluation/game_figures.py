@@ -35,8 +35,11 @@ def frontier(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], 
             ax.set_axis_off()
         for ax, attack in zip(panels, attacks, strict=False):
             _panel(ax, attack, lines(cells, attack, own), alpha)
-        figure.supxlabel("looks at a local copy before an image is sent", fontsize=9.5)
-        figure.supylabel("detected, of the images still sent", fontsize=9.5)
+        for place, ax in enumerate(panels[: len(attacks)]):
+            if place + columns >= len(attacks):
+                ax.set_xlabel("looks at a local copy before sending")
+            if place % columns == 0:
+                ax.set_ylabel("detected, of what is sent")
         handles, labels = panels[0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=2)

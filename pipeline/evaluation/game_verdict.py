@@ -22,9 +22,10 @@ def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], 
     Returns:
         ``<attack>.<who>`` with ``_low`` and ``_high``, the share detected of what is sent: ``fresh`` and ``static`` (plain),
         ``bank`` and ``secret`` (against fresh draws, filtered on the defender's bank or on a surrogate, R looks), ``draws``
-        (against the static guard, whose draw is known). ``descend.<kind>.<knowledge>.accepted``, ``query.<replies>.<defender>
-        .accepted`` and ``resubmit...``: shares of the images tried that end as an accepted wrong label, with
-        ``<...>.queries`` and ``.local``, what an image tried cost. ``clean.<defender>``: false alarms.
+        (against the static guard, whose draw is known); and ``<attack>.{fresh,bank,secret}.accepted``.
+        ``descend.<kind>.<knowledge>.<defender>.accepted``, ``query.<replies>.<defender>.accepted`` and likewise ``resubmit`` and
+        ``resubmit_changed``: shares of the images tried that end as an accepted wrong label, with ``<...>.queries`` and ``.local``,
+        what an image tried cost. ``clean.<defender>``: false alarms.
     """
     cells = {_key(row): row for row in rows if (row["draw"], row["committees"]) == own}
     flat: dict[str, float | None] = {}
@@ -37,6 +38,7 @@ def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], 
         take(f"clean.{defender}", (defender, "nothing", "plain", "clean", 0), "detected")
     for attack in attacks:
         take(f"{attack}.fresh", ("fresh", "nothing", "plain", attack, 0), "detected")
+        take(f"{attack}.fresh.accepted", ("fresh", "nothing", "plain", attack, 0), "accepted")
         take(f"{attack}.static", ("static", "nothing", "plain", attack, 0), "detected")
         take(f"{attack}.draws", ("static", "draws", "filter", attack, 1), "detected")
         for name, knowledge in (("bank", "bank"), ("secret", "algorithm")):
@@ -44,7 +46,7 @@ def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], 
             take(f"{attack}.{name}.accepted", ("fresh", knowledge, "filter", attack, looks), "accepted")
     for key, row in cells.items():
         defender, knowledge, attacker, attack, _ = key
-        if attacker in ("descend", "query", "resubmit", "resubmit_changed", "descend_filter"):
+        if attacker in ("descend", "query", "resubmit", "resubmit_changed"):
             name = ".".join([attacker, attack, *([] if knowledge == "nothing" else [knowledge]), defender])
             take(f"{name}.accepted", key, "accepted")
             flat |= {f"{name}.queries": row["queries"], f"{name}.local": row["local"]}
@@ -69,17 +71,24 @@ def paragraph(game: Mapping[str, float | None], attacks: Sequence[str], *, alpha
     if ranges["fresh"] is None:
         return "The game against attackers who know the guard could not be played: no attack succeeded on the test images."
     said = [
-        f"At {percent(alpha, 2)} false alarms, of attacked images whose maker knows nothing of the guard it stops {ranges['fresh']}, "
-        f"depending on the attack (the best guard with one fixed draw: {ranges['static']}; whoever owns a copy of that one gets past it "
-        "every time)."
+        f"At {percent(alpha, 2)} false alarms the guard stops {ranges['fresh']} of the attacked images whose maker knows nothing of it, "
+        f"depending on the attack. (One fixed draw, the best of several, stops {ranges['static']} of them, and none from an attacker who "
+        "owns a copy of it.)"
     ]
-    if ranges["secret"] is not None:
-        said.append(
-            f"Of images that passed {looks} looks at a copy of the guard made from the same data with another bank, it stops "
-            f"{ranges['secret']}: that is what a secret bank is worth."
+    filtering = [
+        f"{ranges[who]} {words}"
+        for who, words in (
+            ("secret", "where the bank is secret and the copy has another one, fitted to the same data"),
+            ("bank", "where the bank is known"),
         )
-    if ranges["bank"] is not None:
-        said.append(f"Of images that passed {looks} looks at a copy with the guard's own bank, fresh draws stop {ranges['bank']}.")
+        if ranges[who] is not None
+    ]
+    if filtering:
+        ends = {who: _range([rate(game, f"{attack}.{who}.accepted") for attack in attacks]) for who in ("bank", "fresh")}
+        said.append(
+            f"Of images that passed {looks} looks at a copy of the guard before they are sent, it stops {', and '.join(filtering)}; "
+            f"{ends['bank']} of the images tried then end as an accepted wrong label, {ends['fresh']} without any look."
+        )
     return " ".join([*said, *_fitted(game, epsilon)])
 
 
@@ -98,7 +107,6 @@ def summary(game: Mapping[str, float | None]) -> list[tuple[str, Rate, float | N
 
 _SAID = {
     "descend": "descends on the score",
-    "descend_filter": "descends, then filters",
     "query": "searches by asking",
     "resubmit": "sends it again",
     "resubmit_changed": "sends changed copies",
@@ -132,26 +140,25 @@ def _range(found: Sequence[Rate | None]) -> str | None:
 
 
 def _fitted(game: Mapping[str, float | None], epsilon: float) -> list[str]:
-    """The strongest attacker who descends on the guard, and the strongest who only asks it."""
+    """What those get accepted who are fitted to the guard: the strongest of each kind."""
     said = []
-    for knowledge, words in (("algorithm", "the algorithm and the data, not the bank"), ("bank", "the bank")):
-        best = _most(game, "descend.", f".{knowledge}.fresh.accepted")
+    kinds = (
+        ("descend.", ".algorithm.fresh.accepted", f"by descending on the score of such a copy, without the bank (bound {epsilon:.4g})"),
+        ("descend.", ".bank.fresh.accepted", "by descending on the guard's own score, with the bank"),
+        ("query.", ".fresh.accepted", "by asking the live guard alone"),
+        ("resubmit.", ".fresh.accepted", "by sending the same attacked image again and again"),
+        ("resubmit_changed.", ".keyed.accepted", "by sending slightly changed copies to keyed draws"),
+    )
+    for start, end, words in kinds:
+        best = _most(game, start, end)
         if best is not None:
-            said.append(
-                f"An attacker who knows {words} and descends on the guard's own score (bound {epsilon:.4g}) gets {best.text} of the images "
-                f"tried accepted under a wrong label ({best.interval})."
-            )
-    asked = _most(game, "query.", ".fresh.accepted")
-    again = _most(game, "resubmit.", ".fresh.accepted")
-    if again is not None:
-        said.append(
-            f"Sending the same attacked image again and again gets up to {again.text} of the images tried accepted, so limit how often "
-            "a client may ask, or let the draw follow from the image."
-        )
-    if asked is not None:
-        said.append(f"Asking the live guard alone gets {asked.text} accepted.")
-    said.append("What is not stopped is accepted as a clean image would be: the guard makes such attacks dearer, not impossible.")
-    return said
+            said.append(f"{best.text} ({best.interval}) {words}")
+    if not said:
+        return []
+    return [
+        f"Attackers fitted to the guard get up to these shares of the images tried accepted under a wrong label: {'; '.join(said)}.",
+        "So the guard makes such attacks dearer, not impossible: limit how often a client may ask.",
+    ]
 
 
 def _most(game: Mapping[str, float | None], start: str, end: str) -> Rate | None:

@@ -39,6 +39,17 @@ from pipeline.evaluation.plotting import ROLES, percent
 from pipeline.evaluation.verdict import Rate, rate, verdict
 from pipeline.params.flat import flatten
 
+GAME_COLUMNS = {
+    "fresh": "fresh draws, attacker knows nothing",
+    "static": "best fixed draw, attacker knows nothing",
+    "draws": "fixed draw, known",
+    "secret": "fresh, secret bank, {looks} looks",
+    "bank": "fresh, known bank, {looks} looks",
+    "fresh.accepted": "accepted of the images tried, no look",
+    "bank.accepted": "accepted, known bank, {looks} looks",
+}
+"""What stands in the table of the game, of the headline's figures, and under which heading."""
+
 LISTED = 500
 """Rows of a list of files that the page prints; how many were left out is said."""
 
@@ -183,12 +194,8 @@ def _game(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
     picture = frontier(game.cells, attacks, game.own, inputs.alpha)
     return {
         "says": game_says(inputs),
-        "looks": game.looks,
-        "own": game.own,
-        "rows": [
-            (attack, *(rate(game.headline, f"{attack}.{who}") for who in ("fresh", "static", "draws", "secret", "bank")))
-            for attack in attacks
-        ],
+        "columns": [heading.format(looks=game.looks) for heading in GAME_COLUMNS.values()],
+        "rows": [(attack, [rate(game.headline, f"{attack}.{who}") for who in GAME_COLUMNS]) for attack in attacks],
         "fitted": summary(game.headline),
         "figure": _inline(picture, "frontier", "Detection against looks at a local copy, one line a defender"),
     }

@@ -45,7 +45,7 @@ def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
         shares = [GAME.headline[f"{attack}.{who}"] for attack in ATTACKS]
         assert f"{percent(min(shares))} to {percent(max(shares))}" in text, who  # type: ignore[type-var, arg-type]
     strongest = GAME.headline["descend.traded_0.5.bank.fresh.accepted"]
-    assert f"bound 0.0314) gets {percent(strongest)} of the images tried accepted" in text  # type: ignore[arg-type]
+    assert f"; {percent(strongest)} (" in text and "(bound 0.0314)" in text  # type: ignore[arg-type]
     assert "8 looks" in text and "At 5\N{NO-BREAK SPACE}% false alarms" in text
 
 
