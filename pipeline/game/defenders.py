@@ -1,6 +1,6 @@
 """The defenders of the game: one committee detector, drawn from in several ways, each calibrated with draws of its own way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,9 +83,9 @@ class Defender:
         if self.way == "static":
             return (self.p_values(neurons, predicted, [""] * len(predicted), 0) <= self.alpha).astype(np.float64)
         scores = every_score(self.detector, neurons, predicted) if every is None else every
-        p_values = [self.calibration.p_values(column, predicted)[0] for column in scores.T]
-        flagged = np.stack([p <= self.alpha for p in p_values], axis=1) & ~np.isnan(scores)
-        return np.asarray(flagged.sum(1) / np.maximum((~np.isnan(scores)).sum(1), 1), np.float64)
+        known, flagged = ~np.isnan(scores), scores > self.limits()[0][predicted][:, None]
+        shares = flagged.sum(1) / np.maximum(known.sum(1), 1)
+        return np.where(known.any(1), shares, 1.0)  # a score that is no number is flagged
 
     def limits(self) -> tuple[Floats, Floats]:
         """For every class the score above which its images are flagged, and the standard deviation of clean scores, both (K,)."""
@@ -101,13 +101,24 @@ def every_score(detector: CommitteeDetector, neurons: npt.NDArray[np.float32], p
     check_inputs(detector.bank, neurons, predicted)
     groups, committees, parts = detector.bank.class_group[predicted], detector.committees, detector.committees.factored
     scores = np.full((len(neurons), int(committees.sizes.max(initial=0))), np.nan)
-    for group in np.unique(groups):
-        rows, mine = np.flatnonzero(groups == group), slice(committees.starts[group], committees.starts[group + 1])
+    for group, rows in _batches(groups):
+        mine = slice(committees.starts[group], committees.starts[group + 1])
         first, last = detector.bank.starts[group], detector.bank.starts[group + 1]
         single = torch.from_numpy(fingerprint_scores(neurons[rows], detector.bank.fingerprints.indices[first:last]).T.copy())
         drawn = single[torch.from_numpy(committees.members[mine].astype(np.int64) - int(first))]  # (T, m, n)
         scores[rows, : len(drawn)] = _log_ratios(drawn, *(torch.from_numpy(array[mine]) for array in vars(parts).values())).T
     return scores
+
+
+ROWS = 512
+"""Images of a group scored at a time by all of its committees: bounds the memory."""
+
+
+def _batches(groups: Ints) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """Each group with the rows of some of its images."""
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        yield from ((int(group), rows[start : start + ROWS]) for start in range(0, len(rows), ROWS))
 
 
 def _log_ratios(
