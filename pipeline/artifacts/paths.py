@@ -19,12 +19,33 @@ REPORTS = ROOT / "reports"
 SCORES = REPORTS / "scores.parquet"
 CALIBRATION = REPORTS / "calibration.json"
 GAME = REPORTS / "game.parquet"
+TRANSFER = REPORTS / "transfer.parquet"
+REDRAWS = REPORTS / "redraws.parquet"
+CORRUPTED = REPORTS / "corrupted.parquet"
 METRICS = REPORTS / "metrics"
 FIGURES = REPORTS / "figures"
 REPORT = REPORTS / "report.html"
 GUARD = ROOT / "guard"
 
-COVERED = (DATA, CLASSIFIER, ATTACKS, ACTIVATIONS, CANDIDATES, BANK, DETECTORS, RECORDS, SCORES, CALIBRATION, GAME, METRICS, FIGURES, GUARD)
+COVERED = (
+    DATA,
+    CLASSIFIER,
+    ATTACKS,
+    ACTIVATIONS,
+    CANDIDATES,
+    BANK,
+    DETECTORS,
+    RECORDS,
+    SCORES,
+    CALIBRATION,
+    GAME,
+    TRANSFER,
+    REDRAWS,
+    CORRUPTED,
+    METRICS,
+    FIGURES,
+    GUARD,
+)
 
 WORK = ROOT / ".work"
 """Shards under construction, timings and other notes to ourselves: never read by a result, safe to delete."""

@@ -36,6 +36,17 @@ from pipeline.evaluation.game_verdict import paragraph, summary
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
 from pipeline.evaluation.plotting import ROLES, percent
+from pipeline.evaluation.studies import (
+    PromiseStudy,
+    TransferStudy,
+    corruption_rows,
+    promise_rows,
+    promise_sentence,
+    redrawn_attacks,
+    transfer_rows,
+    transfer_sentence,
+)
+from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
 from pipeline.evaluation.verdict import Rate, rate, verdict
 from pipeline.params.flat import flatten
 
@@ -124,6 +135,8 @@ class ReportInputs:
         guard_detector: the detector that the guard uses.
         timings: stage to seconds; empty where unknown.
         notes: sentences.
+        transfer: the detector on attacks that its fit never saw; None where that was not studied.
+        redrawn: the promise over redrawn splits and under corruptions; None where that was not studied.
         game: against attackers who know the guard.
     """
 
@@ -147,6 +160,8 @@ class ReportInputs:
     guard_detector: str
     timings: Mapping[str, float]
     notes: Sequence[str]
+    transfer: TransferStudy | None
+    redrawn: PromiseStudy | None
     game: GameInputs
 
 
@@ -183,6 +198,8 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "reasons": Counter(str(row["reason"]) for row in inputs.quarantine).most_common(),
         "listed": LISTED,
         "gallery": _gallery(inputs),
+        "transfer": _transfer(inputs.transfer, inputs.alpha) if inputs.transfer else None,
+        "redrawn": _redrawn(inputs.redrawn, inputs, attacks, alphas) if inputs.redrawn else None,
         "game": _game(inputs, attacks),
         "flat_params": list(flatten(inputs.params)),
         "colours": ROLES,
@@ -205,6 +222,26 @@ def game_says(inputs: ReportInputs) -> str:
     """The paragraph of the game, for report and card."""
     game = inputs.game
     return paragraph(game.headline, _attack_order(inputs), alpha=inputs.alpha, looks=game.looks, epsilon=game.epsilon)
+
+
+def _transfer(study: TransferStudy, alpha: float) -> dict[str, Any]:
+    return {
+        "study": study,
+        "sentence": transfer_sentence(study, alpha),
+        "rows": transfer_rows(study, alpha),
+        "figure": _inline(transfer_heatmap(study, alpha), "transfer", "Detection by attacks of the fit and attacks tested"),
+    }
+
+
+def _redrawn(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:
+    return {
+        "study": study,
+        "sentence": promise_sentence(study, inputs.alpha),
+        "groups": promise_rows(study, alphas, inputs.class_names),
+        "attacks": redrawn_attacks(study, attacks, alphas),
+        "corruptions": corruption_rows(study, alphas),
+        "figure": _inline(promise_figure(study, inputs.alpha), "redrawn", "False alarms by redraw and by corruption"),
+    }
 
 
 def _attack_order(inputs: ReportInputs) -> list[str]:

@@ -101,6 +101,15 @@ def test_the_detectors_detect(finished: Chain) -> None:
     assert metrics["likelihood_ratio.clean.fpr_at_5"] < 0.15
 
 
+def test_a_refit_on_all_attacks_is_the_detector_itself(finished: Chain) -> None:
+    """So the other rows of the transfer table differ from the published figures by what was left out, and by nothing else."""
+    detection, transfer, promise = (_json(finished, f"reports/metrics/{name}.json") for name in ("detection", "transfer", "promise"))
+    whole = {key.removeprefix("all."): value for key, value in transfer.items() if key.startswith("all.")}
+    assert whole == {key.split(".", 1)[1]: value for key, value in detection.items() if key.startswith("likelihood_ratio.")}
+    assert {key.split(".")[0] for key in transfer} <= {"all", "without_fgsm", "without_pgd", "only_fgsm", "only_pgd"}
+    assert promise["corrupted.none.fpr_at_5"] == detection["likelihood_ratio.clean.fpr_at_5"] and promise["redrawn.redraws"] == 3
+
+
 def test_stored_attacks_keep_their_bound_and_their_flags(finished: Chain) -> None:
     from safetensors.numpy import load_file
 
