@@ -18,6 +18,7 @@ from pipeline.artifacts.signature import code_digest, signature
 from pipeline.errors import ArtifactError
 from pipeline.evaluation.card import render_card
 from pipeline.evaluation.figures import detection_overview, fingerprint_heatmap, roc_figure, score_histograms, to_png, training_curves
+from pipeline.evaluation.game_figures import frontier
 from pipeline.evaluation.report import ReportInputs, render_report
 from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
 from pipeline.params.root import Params, load, read_yaml
@@ -67,6 +68,7 @@ def write_figures(inputs: ReportInputs) -> None:
     figures = {
         "detection": detection_overview(inputs.metrics, detectors, attacks, inputs.alpha),
         "fingerprints": fingerprint_heatmap(inputs.kept),
+        "frontier": frontier(inputs.game.cells, attacks, inputs.game.own, inputs.alpha),
         "roc": roc_figure(inputs.scores, inputs.guard_detector, inputs.params["evaluation"]["alphas"]),
         "scores": score_histograms(inputs.scores, inputs.guard_detector, inputs.alpha),
     }
@@ -96,7 +98,7 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
     stages, images = upstream_stages(params), ImageSet.open(paths.DATA)
     metrics = {
         f"{name}.{key}": value
-        for name in ("classifier", "attacks", "detection", "transfer", "promise")
+        for name in ("classifier", "attacks", "detection", "transfer", "promise", "game")
         for key, value in read_json(paths.METRICS / f"{name}.json").items()
     }
     history = curves(inputs.history or [], step="epoch")
@@ -122,7 +124,7 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
         artifacts={
             "": [paths.REPORT],
             "figures": sorted(paths.FIGURES.iterdir()),
-            "scores": [paths.SCORES, paths.CALIBRATION, paths.TRANSFER, paths.REDRAWS, paths.CORRUPTED],
+            "scores": [paths.SCORES, paths.CALIBRATION, paths.TRANSFER, paths.REDRAWS, paths.CORRUPTED, paths.GAME],
             "metrics": sorted(paths.METRICS.iterdir()),
             "guard": [paths.GUARD / "README.md", paths.GUARD / "manifest.json"],
         },

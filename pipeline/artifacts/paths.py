@@ -18,6 +18,7 @@ RECORDS = ROOT / "records"
 REPORTS = ROOT / "reports"
 SCORES = REPORTS / "scores.parquet"
 CALIBRATION = REPORTS / "calibration.json"
+GAME = REPORTS / "game.parquet"
 TRANSFER = REPORTS / "transfer.parquet"
 REDRAWS = REPORTS / "redraws.parquet"
 CORRUPTED = REPORTS / "corrupted.parquet"
@@ -37,6 +38,7 @@ COVERED = (
     RECORDS,
     SCORES,
     CALIBRATION,
+    GAME,
     TRANSFER,
     REDRAWS,
     CORRUPTED,

@@ -17,7 +17,7 @@ from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
 from pipeline.evaluation.redraws import seed_rates
-from pipeline.evaluation.report import GalleryItem, ReportInputs
+from pipeline.evaluation.report import GalleryItem, GameInputs, ReportInputs
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 from pipeline.evaluation.transfer import fit_sets
 from pipeline.params.root import Params
@@ -38,6 +38,7 @@ def upstream_stages(params: Params) -> Stages:
         ("evaluate", None),
         ("transfer", None),
         ("promise", None),
+        ("whitebox", None),
     ]
 
 
@@ -92,6 +93,7 @@ def gather_report(params: Params, commit: str) -> ReportInputs:
         notes=[note for record in records for note in record["notes"]],
         transfer=_transfer(run_params(records)),
         redrawn=_redrawn(run_params(records)),
+        game=_game(run_params(records)),
     )
 
 
@@ -110,6 +112,18 @@ def _redrawn(known: dict[str, Any]) -> PromiseStudy:
         study["corruptions"],
         {alpha: seed_rates(redraws, alpha) for alpha in known["evaluation"]["alphas"]},
         read_json(paths.METRICS / "promise.json"),
+    )
+
+
+def _game(params: dict[str, Any]) -> GameInputs:
+    game = params["game"]
+    own = params["detectors"][game["detector"]]
+    return GameInputs(
+        cells=read_table(paths.GAME).to_pylist(),
+        headline=read_json(paths.METRICS / "game.json"),
+        own=(own["draw"], own["committees"]),
+        looks=game["headline"],
+        epsilon=game["descend"]["epsilon"],
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.evaluation.report import ReportInputs
+from pipeline.evaluation.report import ReportInputs, game_says
 from pipeline.evaluation.verdict import verdict
 
 
@@ -25,6 +25,7 @@ def render_card(inputs: ReportInputs, config: Mapping[str, Any], folder: str) ->
     settings = inputs.params["detectors"][inputs.guard_detector]
     return environment.get_template("card.md.j2").render(
         verdict=verdict(inputs.metrics, inputs.guard_detector, attacks, alpha=inputs.alpha, confidence=confidence, promise=inputs.promise),
+        game=game_says(inputs),
         promise=inputs.promise,
         architecture=config["architecture"] or config["factory"],
         factory=config["factory"],

@@ -31,6 +31,8 @@ from pipeline.evaluation.figures import (
     to_svg,
     training_curves,
 )
+from pipeline.evaluation.game_figures import frontier
+from pipeline.evaluation.game_verdict import paragraph, summary
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
 from pipeline.evaluation.plotting import ROLES, percent
@@ -47,6 +49,17 @@ from pipeline.evaluation.studies import (
 from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
 from pipeline.evaluation.verdict import Rate, rate, verdict
 from pipeline.params.flat import flatten
+
+GAME_COLUMNS = {
+    "fresh": "fresh draws, attacker knows nothing",
+    "static": "best fixed draw, attacker knows nothing",
+    "draws": "fixed draw, known",
+    "secret": "fresh, secret bank, {looks} looks",
+    "bank": "fresh, known bank, {looks} looks",
+    "fresh.accepted": "accepted of the images tried, no look",
+    "bank.accepted": "accepted, known bank, {looks} looks",
+}
+"""What stands in the table of the game, of the headline's figures, and under which heading."""
 
 LISTED = 500
 """Rows of a list of files that the page prints; how many were left out is said."""
@@ -78,6 +91,25 @@ class GalleryItem:
 
 
 @dataclass(frozen=True)
+class GameInputs:
+    """What the report prints of the game.
+
+    Attributes:
+        cells: a mapping a cell: defender, draw, committees, knowledge, attacker, attack, budget, and what ``game.summarise`` gives.
+        headline: flat values, as ``game_verdict.headline`` gives them.
+        own: m and T of the detector that played.
+        looks: R of the filtering attacker in the headline.
+        epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+    """
+
+    cells: Sequence[Mapping[str, Any]]
+    headline: Mapping[str, float | None]
+    own: tuple[int, int]
+    looks: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """Everything that the report prints.
 
@@ -105,6 +137,7 @@ class ReportInputs:
         notes: sentences.
         transfer: the detector on attacks that its fit never saw; None where that was not studied.
         redrawn: the promise over redrawn splits and under corruptions; None where that was not studied.
+        game: against attackers who know the guard.
     """
 
     params: Mapping[str, Any]
@@ -129,6 +162,7 @@ class ReportInputs:
     notes: Sequence[str]
     transfer: TransferStudy | None
     redrawn: PromiseStudy | None
+    game: GameInputs
 
 
 def render_report(inputs: ReportInputs) -> str:
@@ -166,9 +200,28 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "gallery": _gallery(inputs),
         "transfer": _transfer(inputs.transfer, inputs.alpha) if inputs.transfer else None,
         "redrawn": _redrawn(inputs.redrawn, inputs, attacks, alphas) if inputs.redrawn else None,
+        "game": _game(inputs, attacks),
         "flat_params": list(flatten(inputs.params)),
         "colours": ROLES,
     }
+
+
+def _game(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
+    game = inputs.game
+    picture = frontier(game.cells, attacks, game.own, inputs.alpha)
+    return {
+        "says": game_says(inputs),
+        "columns": [heading.format(looks=game.looks) for heading in GAME_COLUMNS.values()],
+        "rows": [(attack, [rate(game.headline, f"{attack}.{who}") for who in GAME_COLUMNS]) for attack in attacks],
+        "fitted": summary(game.headline),
+        "figure": _inline(picture, "frontier", "Detection against looks at a local copy, one line a defender"),
+    }
+
+
+def game_says(inputs: ReportInputs) -> str:
+    """The paragraph of the game, for report and card."""
+    game = inputs.game
+    return paragraph(game.headline, _attack_order(inputs), alpha=inputs.alpha, looks=game.looks, epsilon=game.epsilon)
 
 
 def _transfer(study: TransferStudy, alpha: float) -> dict[str, Any]:

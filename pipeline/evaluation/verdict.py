@@ -101,7 +101,7 @@ def verdict(
         *_detection(measured, detector, alpha, confidence, promise),
         *_undefined(unmeasured, alpha),
         _false_alarms(false_alarms, images, alpha, promise),
-        "None of the attacks run here knows of the guard; an attacker who fits the attack to it may do better than these figures.",
+        "None of the attacks behind these figures knows of the guard; what attackers reach who do stands apart.",
     ]
     return Verdict(
         headline=_headline(measured),

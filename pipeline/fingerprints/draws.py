@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.fingerprints.sampling import distinct
+from pipeline.random import generator
 
 KEY_BYTES = 32
 """What a key of draws has."""
@@ -110,3 +111,20 @@ def draw(draws: Draws, sizes: npt.NDArray[np.int64], m: int) -> npt.NDArray[np.i
         ValueError: a bank has fewer than m.
     """
     return distinct(draws.uniform("draw", (m,)), sizes)
+
+
+class StaticDraws:
+    """One and the same draw for every image and call: no randomness at all, for measuring what randomness buys.
+
+    Args:
+        images: the number of images, N.
+        seed: which draw.
+    """
+
+    def __init__(self, images: int, seed: int) -> None:
+        self.images, self.seed = images, seed
+
+    def uniform(self, name: str, shape: tuple[int, ...] = ()) -> npt.NDArray[np.float64]:
+        """Uniform draws in [0, 1), of shape (N, *shape), the same for all N; they depend on seed, name and shape alone."""
+        row = np.asarray(generator(self.seed, "static", name).random(shape))
+        return np.broadcast_to(row, (self.images, *shape)).copy()

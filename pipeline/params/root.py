@@ -13,9 +13,10 @@ from pipeline.params.attacks import AttackSpec, GenerationParams
 from pipeline.params.base import Name, Section
 from pipeline.params.classifier import AdoptedClassifier, ClassifierParams, TrainedClassifier
 from pipeline.params.data import DataParams, DigitsSource, FolderSource, ParquetSource
-from pipeline.params.detectors import CalibrationParams, DetectorParams
+from pipeline.params.detectors import CalibrationParams, CommitteeDetectorParams, DetectorParams
 from pipeline.params.evaluation import EvaluationParams, PublishParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.game import GameParams
 from pipeline.params.messages import sentences
 from pipeline.params.splits import SplitParams
 from pipeline.params.studies import PromiseParams, TransferParams
@@ -39,6 +40,7 @@ class Params(Section):
     transfer: TransferParams
     promise: PromiseParams
     evaluation: EvaluationParams
+    game: GameParams
     publish: PublishParams
 
     @model_validator(mode="after")
@@ -52,6 +54,7 @@ class Params(Section):
             *_study_problems(self),
             *_draw_problems(self),
             *_alpha_problems(self),
+            *_game_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -170,6 +173,20 @@ def _alpha_problems(params: Params) -> list[str]:
     if alpha in measured:
         return []
     return [f"calibration.alpha: {alpha:g} is not measured, where one of evaluation.alphas, {list(measured)}, was expected"]
+
+
+def _game_problems(params: Params) -> list[str]:
+    name, least = params.game.detector, params.selection.min_fingerprints
+    known = sorted(key for key, detector in params.detectors.items() if isinstance(detector, CommitteeDetectorParams))
+    problems = []
+    if name not in known:
+        problems.append(f"game.detector: {name!r} is no detector with committees, where one of {known} was expected")
+    if large := [draw for draw in params.game.draws if draw >= least]:
+        problems.append(
+            f"game.draws: {large} of a bank that may hold as few as {least} (selection.min_fingerprints), "
+            "where fewer than that were expected"
+        )
+    return problems
 
 
 def read_yaml(path: Path) -> Any:

@@ -7,8 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted, summarise
+from pipeline.evaluation.game_verdict import headline
 from pipeline.evaluation.metrics import evaluate_table
-from pipeline.evaluation.report import GalleryItem, ReportInputs
+from pipeline.evaluation.report import GalleryItem, GameInputs, ReportInputs
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 from pipeline.evaluation.transfer import fit_sets, unseen
 from pipeline.params.evaluation import EvaluationParams
@@ -171,6 +173,48 @@ def _set_aside(key: str, label: int, reason: str, detail: str) -> dict[str, Any]
     return {"key": key, "origin": "train", "label": label, "reason": reason, "detail": detail}
 
 
+OWN = (60, 200)
+INTERVALS = EvaluationParams(alphas=(ALPHA,), seeds=(0,), confidence=0.95, bootstrap=40, bootstrap_seed=0)
+
+
+def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[dict[str, Any]]:
+    """The cells of a game in which a surrogate's draws agree less with the guard's than those of its own bank do."""
+    rng, rows = np.random.default_rng(13), []
+
+    def cell(defender: str, size: tuple[int, int], knowledge: str, attacker: str, attack: str, budget: int, play: Play) -> None:
+        known = {"defender": defender, "draw": size[0], "committees": size[1], "knowledge": knowledge, "attacker": attacker}
+        norms = np.full(images, 0.9), np.full(images, 0.03)
+        rows.append({**known, "attack": attack, "budget": budget, **summarise(play, *norms, INTERVALS)})
+
+    everyone, mean = np.ones(images, bool), 1 / (1 + np.exp(-rng.normal(0, 1, images)))
+    for defender in ("fresh", "keyed", "static"):
+        cell(defender, OWN, "nothing", "plain", "clean", 0, plain(everyone, np.full(images, 0.04)))
+    for attack, shift in attacks.items():
+        success, chance = rng.random(images) < 0.8, mean ** (2 / shift)
+        fixed = (rng.random(images) < chance).astype(float)
+        for size, share in ((OWN, chance), ((20, 200), chance**1.5)):
+            cell("fresh", size, "nothing", "plain", attack, 0, plain(success, share))
+            for looks in (1, 8, 64):
+                cell("fresh", size, "bank", "filter", attack, looks, filtered(success, share, share, looks))
+        for looks in (1, 8, 64):
+            cell("fresh", OWN, "algorithm", "filter", attack, looks, filtered(success, rng.permutation(chance), chance, looks))
+        cell("static", OWN, "nothing", "plain", attack, 0, plain(success, fixed))
+        cell("static", OWN, "draws", "filter", attack, 1, foreseen(success, fixed))
+        for defender, afresh in (("fresh", True), ("keyed", False)):
+            cell(defender, OWN, "nothing", "resubmit", attack, 16, resubmitted(success, chance, 16, afresh=afresh))
+    for knowledge, power in (("algorithm", 0.5), ("bank", 0.1)):
+        cell("fresh", OWN, knowledge, "descend", "traded_0.5", 20, plain(everyone, power * mean))
+    cell("fresh", OWN, "nothing", "query", "scores", 60, plain(everyone, 1 - 0.1 * mean))
+    return rows
+
+
+def game_inputs(**changes: Any) -> GameInputs:
+    """The game as the report prints it."""
+    cells = changes["cells"] if "cells" in changes else game_cells()
+    fields = {"cells": cells, "headline": headline(cells, list(SHIFTS), OWN, 8), "own": OWN, "looks": 8, "epsilon": 0.0314}
+    return GameInputs(**{**fields, **changes})
+
+
 def report_inputs(**changes: Any) -> ReportInputs:
     """A whole run; ``changes`` replaces fields (metrics follow from the scores unless they are given)."""
     table = changes["scores"] if "scores" in changes else score_table()
@@ -200,6 +244,7 @@ def report_inputs(**changes: Any) -> ReportInputs:
         "timings": {"prepare": 3.2, "train_classifier": 95.0, "attack@pgd": 41.7, "evaluate": 12.4},
         "transfer": transfer_study(),
         "redrawn": promise_study(),
+        "game": changes["game"] if "game" in changes else game_inputs(),
         "notes": ["2 images stood under two labels and were set aside: train/1.png and train/9.png."],
     }
     return ReportInputs(**{**fields, **changes})

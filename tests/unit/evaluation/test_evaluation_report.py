@@ -200,7 +200,7 @@ def _metrics(attacks: dict[str, float | None], fpr: tuple[float, float, float] |
         ({"a": 0.9}, "Flags 90 % of attacked images", "90 % (95 % interval 88 to 91 %) of the images that a turned"),
         ({"a": 0.9, "b": None}, "Flags 90 % of attacked images", "For b there is no figure"),
         ({"a": None}, "Detection could not be measured in this run", "For a there is no figure"),
-        ({}, "Detection could not be measured in this run", "None of the attacks run here knows of the guard"),
+        ({}, "Detection could not be measured in this run", "None of the attacks behind these figures knows of the guard"),
         ({"a": 0.5, "b": 0.5}, "Flags 50 % of attacked images", "1,234 clean test images, misclassified ones included"),
     ],
 )

@@ -1,0 +1,167 @@
+"""What the game says, in plain words: what the guard stops, what it does not, and against whom."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.evaluation.plotting import percent
+from pipeline.evaluation.verdict import Rate, rate
+
+Row = Mapping[str, Any]
+ENDINGS = ("", "_low", "_high")
+
+
+def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], looks: int) -> dict[str, float | None]:
+    """The figures of the game that stand for the others, flat.
+
+    Args:
+        rows: the cells.
+        attacks: that know nothing of the guard.
+        own: m and T of the guard's own detector.
+        looks: R at which the filtering attacker is taken.
+
+    Returns:
+        ``<attack>.<who>`` with ``_low`` and ``_high``, the share detected of what is sent: ``fresh`` and ``static`` (plain),
+        ``bank`` and ``secret`` (against fresh draws, filtered on the defender's bank or on a surrogate, R looks), ``draws``
+        (against the static guard, whose draw is known); and ``<attack>.{fresh,bank,secret}.accepted``.
+        ``descend.<kind>.<knowledge>.<defender>.accepted``, ``query.<replies>.<defender>.accepted`` and likewise ``resubmit`` and
+        ``resubmit_changed``: shares of the images tried that end as an accepted wrong label, with ``<...>.queries`` and ``.local``,
+        what an image tried cost. ``clean.<defender>``: false alarms.
+    """
+    cells = {_key(row): row for row in rows if (row["draw"], row["committees"]) == own}
+    flat: dict[str, float | None] = {}
+
+    def take(name: str, key: tuple[Any, ...], measure: str) -> None:
+        if key in cells:
+            flat.update({f"{name}{end}": cells[key][f"{measure}{end}"] for end in ENDINGS})
+
+    for defender in ("fresh", "keyed", "static"):
+        take(f"clean.{defender}", (defender, "nothing", "plain", "clean", 0), "detected")
+    for attack in attacks:
+        take(f"{attack}.fresh", ("fresh", "nothing", "plain", attack, 0), "detected")
+        take(f"{attack}.fresh.accepted", ("fresh", "nothing", "plain", attack, 0), "accepted")
+        take(f"{attack}.static", ("static", "nothing", "plain", attack, 0), "detected")
+        take(f"{attack}.draws", ("static", "draws", "filter", attack, 1), "detected")
+        for name, knowledge in (("bank", "bank"), ("secret", "algorithm")):
+            take(f"{attack}.{name}", ("fresh", knowledge, "filter", attack, looks), "detected")
+            take(f"{attack}.{name}.accepted", ("fresh", knowledge, "filter", attack, looks), "accepted")
+    for key, row in cells.items():
+        defender, knowledge, attacker, attack, _ = key
+        if attacker in ("descend", "query", "resubmit", "resubmit_changed"):
+            name = ".".join([attacker, attack, *([] if knowledge == "nothing" else [knowledge]), defender])
+            take(f"{name}.accepted", key, "accepted")
+            flat |= {f"{name}.queries": row["queries"], f"{name}.local": row["local"]}
+    return flat
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return row["defender"], row["knowledge"], row["attacker"], row["attack"], row["budget"]
+
+
+def paragraph(game: Mapping[str, float | None], attacks: Sequence[str], *, alpha: float, looks: int, epsilon: float) -> str:
+    """What the guard stops, what it does not, against whom: one paragraph, its numbers from the cells.
+
+    Args:
+        game: what ``headline`` returned.
+        attacks: that know nothing of the guard.
+        alpha: the promised false-alarm rate.
+        looks: R of the filtering attacker.
+        epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+    """
+    ranges = {who: _range([rate(game, f"{attack}.{who}") for attack in attacks]) for who in ("fresh", "static", "bank", "secret")}
+    if ranges["fresh"] is None:
+        return "The game against attackers who know the guard could not be played: no attack succeeded on the test images."
+    said = [
+        f"At {percent(alpha, 2)} false alarms the guard stops {ranges['fresh']} of the attacked images whose maker knows nothing of it, "
+        f"depending on the attack. (One fixed draw, the best of several, stops {ranges['static']} of them, and none from an attacker who "
+        "owns a copy of it.)"
+    ]
+    filtering = [
+        f"{ranges[who]} {words}"
+        for who, words in (
+            ("secret", "where the bank is secret and the copy has another one, fitted to the same data"),
+            ("bank", "where the bank is known"),
+        )
+        if ranges[who] is not None
+    ]
+    if filtering:
+        ends = {who: _range([rate(game, f"{attack}.{who}.accepted") for attack in attacks]) for who in ("bank", "fresh")}
+        said.append(
+            f"Of images that passed {looks} looks at a copy of the guard before they are sent, it stops {', and '.join(filtering)}; "
+            f"{ends['bank']} of the images tried then end as an accepted wrong label, {ends['fresh']} without any look."
+        )
+    return " ".join([*said, *_fitted(game, epsilon)])
+
+
+def summary(game: Mapping[str, float | None]) -> list[tuple[str, Rate, float | None, float | None]]:
+    """The attackers fitted to the guard: what each does, the share of the images tried that it gets accepted, and what an image
+    tried costs it in queries and in draws looked at locally; those that get most first.
+    """
+    found = []
+    for name in game:
+        what = name.removesuffix(".accepted")
+        accepted = rate(game, name) if name.endswith(".accepted") and f"{what}.queries" in game else None
+        if accepted is not None:
+            found.append((_words(what), accepted, game[f"{what}.queries"], game[f"{what}.local"]))
+    return sorted(found, key=lambda row: (-row[1].value, row[0]))
+
+
+_SAID = {
+    "descend": "descends on the score",
+    "query": "searches by asking",
+    "resubmit": "sends it again",
+    "resubmit_changed": "sends changed copies",
+    "algorithm": "knows the algorithm",
+    "bank": "knows the bank",
+    "draws": "knows the draws",
+    "fresh": "fresh draws",
+    "keyed": "keyed draws",
+    "static": "one fixed draw",
+}
+
+
+def _words(name: str) -> str:
+    # A weight such as 0.5 in the name of an attack holds the same dot that parts its names.
+    attacker, rest = name.split(".", 1)
+    rest, defender = rest.rsplit(".", 1)
+    what, _, knowledge = rest.rpartition(".")
+    if knowledge not in ("algorithm", "bank", "draws"):
+        what, knowledge = rest, ""
+    parts = [_SAID[attacker], what, *([_SAID[knowledge]] if knowledge else []), f"against {_SAID[defender]}"]
+    return ", ".join(parts)
+
+
+def _range(found: Sequence[Rate | None]) -> str | None:
+    """The least and the most of some shares, in words."""
+    values = [each.value for each in found if each is not None]
+    if not values:
+        return None
+    low, high = percent(min(values)), percent(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _fitted(game: Mapping[str, float | None], epsilon: float) -> list[str]:
+    """What those get accepted who are fitted to the guard: the strongest of each kind."""
+    said = []
+    kinds = (
+        ("descend.", ".algorithm.fresh.accepted", f"by descending on the score of such a copy, without the bank (bound {epsilon:.4g})"),
+        ("descend.", ".bank.fresh.accepted", "by descending on the guard's own score, with the bank"),
+        ("query.", ".fresh.accepted", "by asking the live guard alone"),
+        ("resubmit.", ".fresh.accepted", "by sending the same attacked image again and again"),
+        ("resubmit_changed.", ".keyed.accepted", "by sending slightly changed copies to keyed draws"),
+    )
+    for start, end, words in kinds:
+        best = _most(game, start, end)
+        if best is not None:
+            said.append(f"{best.text} ({best.interval}) {words}")
+    if not said:
+        return []
+    return [
+        f"Attackers fitted to the guard get up to these shares of the images tried accepted under a wrong label: {'; '.join(said)}.",
+        "So the guard makes such attacks dearer, not impossible: limit how often a client may ask.",
+    ]
+
+
+def _most(game: Mapping[str, float | None], start: str, end: str) -> Rate | None:
+    names = [name for name in game if name.startswith(start) and name.endswith(end)]
+    known = [found for found in (rate(game, name) for name in names) if found is not None]
+    return max(known, key=lambda found: found.value, default=None)

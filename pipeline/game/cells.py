@@ -1,0 +1,125 @@
+"""The cells of the game: every defender against every attacker, from the chances that its draws flag an image."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted
+from pipeline.params.game import GameParams
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Who plays against whom.
+
+    Attributes:
+        defender: ``static``, ``fresh`` or ``keyed``.
+        draw: fingerprints of a committee, m.
+        committees: committees a class, T.
+        knowledge: what the attacker knows: ``nothing`` of the guard, the ``algorithm`` and the data, the ``bank``, or the ``draws``.
+        attacker: what the attacker does.
+        attack: what made the images.
+        budget: looks, tries, queries or steps; 0 where there is nothing to count.
+    """
+
+    defender: str
+    draw: int
+    committees: int
+    knowledge: str
+    attacker: str
+    attack: str
+    budget: int
+
+
+def without_the_classifier(
+    cell: Cell,
+    success: Bools,
+    copies: Mapping[str, Floats],
+    chances: Mapping[str, Floats],
+    game: GameParams,
+    *,
+    own: bool,
+    clean: bool,
+) -> Iterator[tuple[Cell, Play]]:
+    """The cells of one detector on one attack that follow from chances alone.
+
+    Args:
+        cell: what they share.
+        success: (N,).
+        copies: what the attacker knows, to the chance that a draw of their copy flags each image.
+        chances: defender to the chance that one of its draws does.
+        game: looks and tries.
+        own: whether it is the guard's own detector, which meets every attacker.
+        clean: whether the images are clean ones, which nobody filters or sends again.
+    """
+    yield from sent_once(cell, success, chances)
+    if clean:
+        return
+    yield from on_a_copy(cell, success, copies, chances, game.looks)
+    if own:
+        yield from with_the_draws(cell, success, chances)
+        yield from again_and_again(cell, success, chances, game.tries)
+
+
+def sent_once(cell: Cell, success: Bools, chances: Mapping[str, Floats]) -> Iterator[tuple[Cell, Play]]:
+    """The attacker who knows nothing of the guard, against each defender in ``chances``."""
+    for defender, chance in chances.items():
+        yield replace(cell, defender=defender), plain(success, chance)
+
+
+def on_a_copy(
+    cell: Cell, success: Bools, looked: Mapping[str, Floats], chances: Mapping[str, Floats], looks: Sequence[int]
+) -> Iterator[tuple[Cell, Play]]:
+    """The attackers who filter on a local copy.
+
+    Args:
+        cell: what the cells share.
+        success: (N,).
+        looked: what the attacker knows, to the chance that a draw of their copy flags each image.
+        chances: defender to the chance that one of its draws does.
+        looks: numbers of looks.
+    """
+    for defender, chance in chances.items():
+        for knowledge, copy in looked.items():
+            for count in looks:
+                met = replace(cell, defender=defender, knowledge=knowledge, attacker="filter", budget=count)
+                yield met, filtered(success, copy, chance, count)
+
+
+def with_the_draws(cell: Cell, success: Bools, chances: Mapping[str, Floats]) -> Iterator[tuple[Cell, Play]]:
+    """The attacker who knows which draw an image will meet: a static guard's copy, a leaked key, a generator that was foreseen."""
+    for defender, chance in chances.items():
+        yield replace(cell, defender=defender, knowledge="draws", attacker="filter", budget=1), foreseen(success, chance)
+
+
+def again_and_again(cell: Cell, success: Bools, chances: Mapping[str, Floats], tries: int) -> Iterator[tuple[Cell, Play]]:
+    """The attacker who sends the same image again; only a fresh guard gives it another draw."""
+    for defender, chance in chances.items():
+        met = replace(cell, defender=defender, attacker="resubmit", budget=tries)
+        yield met, resubmitted(success, chance, tries, afresh=defender == "fresh")
+
+
+def crafted(cell: Cell, success: Bools, copy: Floats, chances: Mapping[str, Floats], looks: int, local: int) -> Iterator[tuple[Cell, Play]]:
+    """The attackers who descended: sent once, or filtered on the same local copy first.
+
+    Args:
+        cell: what the cells share; its budget is that of the descent.
+        success: (N,), whether the classifier is wrong at the end.
+        copy: (N,), the chance that a draw of the attacker's copy flags what was made.
+        chances: defender to the chance that one of its draws does.
+        looks: of the filter.
+        local: draws looked at on the way, for each image.
+    """
+    for defender, chance in chances.items():
+        met = replace(cell, defender=defender)
+        yield replace(met, attacker="descend"), _paid(plain(success, chance), local)
+        yield replace(met, attacker="descend_filter", budget=looks), _paid(filtered(success, copy, chance, looks), local)
+
+
+def _paid(play: Play, local: int) -> Play:
+    return replace(play, local=play.local + local)

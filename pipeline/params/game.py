@@ -1,0 +1,57 @@
+"""``game``: who plays against the guard, with what knowledge, and for how long."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.params.base import Count, Distance, Name, Positive, Section, Seed, Share, Unique
+
+
+class DescendParams(Section):
+    """The attackers who follow the gradient of the guard's own score."""
+
+    norm: Literal["linf", "l2"]
+    epsilon: Distance
+    """The most that the perturbation may measure, in pixel units; the searching attacker keeps to it too."""
+    step_size: Annotated[Distance, Field(gt=0)]
+    steps: Positive
+    samples: Positive
+    """Draws that the score is averaged over in every step (EOT)."""
+    weights: Unique[Annotated[float, Field(gt=0)]]
+    """What the guard's goal counts for beside the classifier's, an attacker each (lambda)."""
+    trades: Unique[Share]
+    """The guard's share of a step where steps, not goals, are added, an attacker each (Metzen's sigma)."""
+
+
+class GameParams(Section):
+    """The game against attackers who know the guard."""
+
+    detector: Name
+    """Which of ``detectors`` defends; one with committees."""
+    seed: Seed
+    """Of the attackers' own randomness, of the surrogate bank, and of the defender's draws, so that a game can be repeated."""
+    draws: Unique[Positive]
+    """Fingerprints of a committee (m) that the defender tries, beside the detector's own."""
+    committees: Unique[Positive]
+    """Committees a class (T) that the defender tries, beside the detector's own."""
+    statics: Positive
+    """Fixed draws that the static defender chooses from, on ``tune``."""
+    looks: Unique[Positive]
+    """How often the filtering attacker looks at a local copy before sending (R)."""
+    headline: Positive
+    """The number of looks at which the game is summed up; one of ``looks``."""
+    tries: Positive
+    """How often the resubmitting attackers send an image (Q)."""
+    changed_pixels: Positive
+    """Pixels that are moved by one grey level between two such tries."""
+    images: Positive
+    """Images of ``test`` that the attackers work on who need the classifier for every try."""
+    queries: Count
+    """Questions an image that the searching attacker asks the live guard; 0 leaves that attacker out."""
+    descend: DescendParams
+
+    @model_validator(mode="after")
+    def _headline_is_played(self) -> Self:
+        if self.headline not in self.looks:
+            raise ValueError(f"headline is {self.headline}, where one of looks, {list(self.looks)}, was expected")
+        return self

@@ -1,0 +1,217 @@
+"""Plays the guard against attackers who know it, on the images of ``test``: what each gets through, and what it pays."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.artifacts import paths
+from pipeline.artifacts.adversarial import AdversarialSet
+from pipeline.artifacts.features import CLEAN, FeatureSet
+from pipeline.artifacts.files import read_table, write_json, write_table
+from pipeline.artifacts.games import CELLS, OWN, PLAYS, SURROGATE, Arena, detector_output
+from pipeline.artifacts.images import ImageSet
+from pipeline.artifacts.manifest import open_artifact
+from pipeline.artifacts.matches import Match, Matches, matches_of, quota
+from pipeline.artifacts.records import stage_run
+from pipeline.artifacts.signature import code_digest, signature
+from pipeline.artifacts.store import ShardOutput, ShardStore
+from pipeline.distributed.shard_map import ShardTask, Work, shard_map
+from pipeline.evaluation.game import Play, summarise
+from pipeline.evaluation.game_verdict import headline
+from pipeline.game.cells import Cell, without_the_classifier
+from pipeline.game.defenders import rebuilt, surrogate
+from pipeline.params.detectors import CommitteeDetectorParams
+from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.game import GameParams
+from pipeline.params.root import load
+
+SECTIONS = ("attacks", "calibration", "detectors", "evaluation", "fingerprints", "game", "selection")
+
+Floats = npt.NDArray[np.float64]
+
+
+def main() -> None:
+    """Writes the cells of the game and its summary."""
+    params = load(*SECTIONS)
+    with stage_run("whitebox", params) as run:
+        game, own, attacks = params.game, params.detectors[params.game.detector], list(params.attacks)
+        assert isinstance(own, CommitteeDetectorParams)
+        detectors, chances, matches = (
+            ShardStore((paths.SHARDS / f"game-{name}").resolve()) for name in ("detectors", "chances", "matches")
+        )
+        sizes = variants(game.draws, game.committees, own)
+        with detectors.locked(), chances.locked(), matches.locked():
+            inputs = fitted(params.game.detector)
+            arena = Arena(Path.cwd(), game, params.calibration.alpha, {}, detectors)
+            made = plan_detectors(sizes, own, params.fingerprints, params.selection, inputs)
+            build = partial(shard_detector, arena, own, params.fingerprints, params.selection)
+            shard_map(build, made, detectors, title="whitebox: detectors")
+            arena.made.update({task.name: task.signature for task in made})
+            looked = plan_chances(arena, attacks, inputs)
+            shard_map(partial(shard_chances, arena), looked, chances, title="whitebox: chances")
+            known = {task.payload: read_table(chances.read(task.name, task.signature)[0] / "rows.parquet") for task in looked}
+            best = best_static(known, attacks, game.statics)
+            played = plan_matches(arena, attacks, best, own, inputs)
+            shard_map(partial(shard_match, arena, best, own), played, matches, title="whitebox: images")
+            plays = [read_table(matches.read(task.name, task.signature)[0] / "rows.parquet") for task in played]
+            for store, tasks in ((detectors, made), (chances, looked), (matches, played)):
+                store.keep(task.signature for task in tasks)
+        settled = [*cached(known, attacks, sizes, best, game), *live(plays)]
+        rows = [{**asdict(cell), **summarise(play, l2, linf, params.evaluation)} for cell, play, l2, linf in settled]
+        write_table(paths.GAME, pa.Table.from_pylist(rows, schema=CELLS))
+        summary = headline(rows, attacks, (own.draw, own.committees), game.headline)
+        write_json(paths.METRICS / "game.json", summary)
+        run.log(summary)
+
+
+def variants(draws: Sequence[int], committees: Sequence[int], own: CommitteeDetectorParams) -> dict[str, tuple[int, int]]:
+    """The defender's detectors by name, each with m and T: its own, and those that differ from it in one of the two."""
+    others = [*((m, own.committees) for m in draws), *((own.draw, t) for t in committees)]
+    made = {f"m{m}-t{t}": (m, t) for m, t in others if (m, t) != (own.draw, own.committees)}
+    return {OWN: (own.draw, own.committees), **made}
+
+
+def fitted(detector: str) -> dict[str, str]:
+    """What the defenders are made of: file to hash."""
+    parts = (open_artifact(paths.BANK, "bank"), open_artifact(paths.detector(detector), "detector"))
+    return {f"{artifact.stage}/{file}": artifact.sha256(file) for artifact in parts for file in artifact.files}
+
+
+def plan_detectors(
+    sizes: Mapping[str, tuple[int, int]],
+    own: CommitteeDetectorParams,
+    fingerprints: FingerprintParams,
+    selection: SelectionParams,
+    inputs: Mapping[str, str],
+) -> list[ShardTask[str]]:
+    """A task a detector that the chain has not made."""
+    features, code = FeatureSet.open(paths.ACTIVATIONS), code_digest("whitebox")
+    read = {**inputs, **features.inputs([CLEAN, *fingerprints.fit_attacks], ["fit"])}
+    known = {section.__class__.__name__: section.model_dump(mode="json") for section in (own, fingerprints, selection)}
+    names = [*(name for name in sizes if name != OWN), SURROGATE]
+    return [ShardTask(name, signature("game-detector", code=code, params={**known, "name": name}, inputs=read), name, 1) for name in names]
+
+
+def shard_detector(arena: Arena, own: CommitteeDetectorParams, fingerprints: FingerprintParams, selection: SelectionParams) -> Work[str]:
+    """The function that makes a detector."""
+
+    def compute(name: str) -> ShardOutput:
+        if name == SURROGATE:
+            features = arena.features
+            classes, seed = len(features.class_names), arena.game.seed
+            return detector_output(surrogate(arena.stream, features.layout, classes, own, fingerprints, selection, seed))
+        m, t = variants(arena.game.draws, arena.game.committees, own)[name]
+        return detector_output(rebuilt(arena.stream, arena.bank, own, fingerprints.fit_attacks, m, t))
+
+    return compute
+
+
+def plan_chances(arena: Arena, attacks: Sequence[str], inputs: Mapping[str, str]) -> list[ShardTask[tuple[str, str]]]:
+    """A task a detector and source."""
+    features, code = arena.features, code_digest("whitebox")
+    tasks = []
+    for name in (OWN, *arena.made):
+        for source in (CLEAN, *attacks):
+            read = {**inputs, **arena.made, **features.inputs([CLEAN], ["fit", "calibrate"]), **features.inputs([source], ["tune", "test"])}
+            known = {"detector": name, "source": source, "game": arena.game.model_dump(mode="json"), "alpha": arena.alpha}
+            signed = signature("game-chances", code=code, params=known, inputs=read)
+            tasks.append(ShardTask(f"{name}.{source}", signed, (name, source), features.count(source, "test")))
+    return tasks
+
+
+def shard_chances(arena: Arena) -> Work[tuple[str, str]]:
+    """The function that finds how often a detector's draws flag the images of a source."""
+
+    def compute(task: tuple[str, str]) -> ShardOutput:
+        name, source = task
+        tables = [arena.chances(name, source, "test")]
+        if name == OWN and source != CLEAN:
+            tables.append(arena.chances(name, source, "tune"))
+        return ShardOutput(tables={"rows": pa.concat_tables(tables, promote_options="default")})
+
+    return compute
+
+
+def best_static(known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], statics: int) -> int:
+    """The fixed draw that detects most on ``tune``, the mean over attacks; the first of equals."""
+    rates = []
+    for attack in attacks:
+        table = known[OWN, attack]
+        rows = (table["split"].to_numpy() == "tune") & table["success"].to_numpy()
+        if rows.any():
+            rates.append([table[f"static{number}"].to_numpy()[rows].mean() for number in range(statics)])
+    return int(np.argmax(np.mean(rates, axis=0))) if rates else 0
+
+
+def plan_matches(
+    arena: Arena, attacks: Sequence[str], best: int, own: CommitteeDetectorParams, inputs: Mapping[str, str]
+) -> list[ShardTask[Match]]:
+    """A task a shard of ``test`` and attacker who needs the classifier."""
+    images, classifier, code = ImageSet.open(paths.DATA), open_artifact(paths.CLASSIFIER, "classifier"), code_digest("whitebox")
+    weights = {file: classifier.sha256(file) for file in classifier.files}
+    calibrated = arena.features.inputs([CLEAN], ["fit", "calibrate"])
+    known = {"game": arena.game.model_dump(mode="json"), "alpha": arena.alpha, "best": best, "own": own.model_dump(mode="json")}
+    tasks = []
+    for shard in images.shards("test"):
+        for match in matches_of(shard, attacks, arena.game):
+            read = {**inputs, **arena.made, **calibrated, **weights, "images": images.sha256(shard)}
+            if match.attacker == "resubmit_changed":
+                read |= AdversarialSet.open(paths.attack(match.what)).inputs(shard)
+            signed = signature("game-match", code=code, params={**known, **asdict(match)}, inputs=read)
+            tasks.append(ShardTask(match.name, signed, match, quota(images, shard, arena.game.images)))
+    return tasks
+
+
+def shard_match(arena: Arena, best: int, own: CommitteeDetectorParams) -> Work[Match]:
+    """The function that plays one match."""
+    return Matches(arena, best, own).play
+
+
+def cached(
+    known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], sizes: Mapping[str, tuple[int, int]], best: int, game: GameParams
+) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
+    """The cells that need no more than the chances."""
+    for attack in (CLEAN, *attacks):
+        tables = {name: known[name, attack].filter(pa.compute.equal(known[name, attack]["split"], "test")) for name in (*sizes, SURROGATE)}
+        l2, linf = attack_norms(attack, tables[OWN]["id"].to_pylist())
+        for name, (m, t) in sizes.items():
+            success = tables[name]["success"].to_numpy()
+            if attack == CLEAN:
+                success = np.ones(len(success), np.bool_)  # clean images are all sent: what is detected of them are false alarms
+            chances = {"fresh": tables[name]["fresh"].to_numpy()}
+            copies = {"bank": chances["fresh"]}
+            if name == OWN:
+                chances |= {"keyed": tables[name]["keyed"].to_numpy(), "static": tables[name][f"static{best}"].to_numpy()}
+                copies["algorithm"] = tables[SURROGATE]["fresh"].to_numpy()
+            cell = Cell("fresh", m, t, "nothing", "plain", attack, 0)
+            for found, play in without_the_classifier(cell, success, copies, chances, game, own=name == OWN, clean=attack == CLEAN):
+                yield found, play, l2, linf
+
+
+def attack_norms(attack: str, ids: Sequence[str]) -> tuple[Floats, Floats]:
+    """L2 and maximum norm of an attack's images on ``test``, in the order of ``ids``; 0 for clean images."""
+    if attack == CLEAN:
+        return np.zeros(len(ids)), np.zeros(len(ids))
+    stored, known = AdversarialSet.open(paths.attack(attack)), dict[str, tuple[float, float]]()
+    for shard in stored.shards("test"):
+        rows = stored.rows(shard)
+        known |= dict(zip(rows["id"].to_pylist(), zip(rows["l2"].to_pylist(), rows["linf"].to_pylist(), strict=True), strict=True))
+    l2, linf = np.array([known[key] for key in ids], np.float64).reshape(-1, 2).T
+    return l2, linf
+
+
+def live(tables: Sequence[pa.Table]) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
+    """The cells that were played image by image, shards joined."""
+    table = pa.concat_tables([PLAYS.empty_table(), *tables])
+    names = list(Cell.__dataclass_fields__)
+    keys = list(zip(*(table[name].to_pylist() for name in names), strict=True))
+    for key in dict.fromkeys(keys):
+        rows = table.filter(pa.array([found == key for found in keys]))
+        columns = {name: rows[name].to_numpy() for name in ("sent", "accepted", "local", "queries", "l2", "linf")}
+        l2, linf = columns.pop("l2"), columns.pop("linf")
+        yield Cell(*key), Play(**columns), l2, linf

@@ -1,0 +1,103 @@
+"""What the report and the card say of the game: the numbers of the cells, and the picture's lines."""
+
+import fake_report_run as fake
+import numpy as np
+import pytest
+
+from pipeline.evaluation.card import render_card
+from pipeline.evaluation.figures import to_png, to_svg
+from pipeline.evaluation.game_figures import frontier, lines
+from pipeline.evaluation.game_verdict import headline, paragraph, summary
+from pipeline.evaluation.plotting import percent
+from pipeline.evaluation.report import game_says, render_report
+
+CELLS = fake.game_cells()
+ATTACKS = list(fake.SHIFTS)
+GAME = fake.game_inputs(cells=CELLS)
+
+
+def row(**wanted: object) -> dict:
+    (found,) = [cell for cell in CELLS if all(cell[name] == value for name, value in wanted.items())]
+    return found
+
+
+def said(**changes: object) -> str:
+    values = {"alpha": 0.05, "looks": 8, "epsilon": 0.0314}
+    return paragraph(GAME.headline, ATTACKS, **values | changes)  # type: ignore[arg-type]
+
+
+def test_the_headline_takes_its_figures_from_the_guard_s_own_cells() -> None:
+    flat = headline(CELLS, ATTACKS, fake.OWN, 8)
+    for attack in ATTACKS:
+        for who, knowledge in (("bank", "bank"), ("secret", "algorithm")):
+            cell = row(defender="fresh", draw=60, knowledge=knowledge, attacker="filter", attack=attack, budget=8)
+            assert (flat[f"{attack}.{who}"], flat[f"{attack}.{who}_low"]) == (cell["detected"], cell["detected_low"])
+        assert flat[f"{attack}.static"] == row(defender="static", attacker="plain", attack=attack)["detected"]
+        assert flat[f"{attack}.draws"] == 0
+    assert flat["clean.fresh"] == pytest.approx(0.04, abs=1e-5)
+    again = row(defender="keyed", attacker="resubmit", attack=ATTACKS[0])
+    assert flat[f"resubmit.{ATTACKS[0]}.keyed.queries"] == again["queries"]
+
+
+def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
+    text = said()
+    for who in ("fresh", "static", "bank", "secret"):
+        shares = [GAME.headline[f"{attack}.{who}"] for attack in ATTACKS]
+        assert f"{percent(min(shares))} to {percent(max(shares))}" in text, who  # type: ignore[type-var, arg-type]
+    strongest = GAME.headline["descend.traded_0.5.bank.fresh.accepted"]
+    assert f"; {percent(strongest)} (" in text and "(bound 0.0314)" in text  # type: ignore[arg-type]
+    assert "8 looks" in text and "At 5\N{NO-BREAK SPACE}% false alarms" in text
+
+
+def test_without_a_success_the_paragraph_claims_nothing() -> None:
+    assert paragraph({}, ATTACKS, alpha=0.05, looks=8, epsilon=0.1).startswith("The game against attackers who know the guard could not")
+
+
+def test_report_and_card_say_the_same() -> None:
+    inputs = fake.report_inputs(game=GAME)
+    text = game_says(inputs)
+    page = render_report(inputs)
+    assert text in page.replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">")
+    inputs.params["detectors"] = {inputs.guard_detector: {"draw": 60}}  # type: ignore[index]
+    inputs.params["activations"] = {"layers": {"stem": 1}}  # type: ignore[index]
+    config = {"architecture": "cifar_resnet20", "factory": None, "factory_version": None}
+    assert text in render_card(inputs, config, "guard")
+
+
+def test_the_attackers_fitted_to_the_guard_stand_in_the_order_of_what_they_get() -> None:
+    found = summary(GAME.headline)
+    shares = [accepted.value for _, accepted, _, _ in found]
+    assert shares == sorted(shares, reverse=True)
+    names = [name for name, *_ in found]
+    assert "descends on the score, traded_0.5, knows the bank, against fresh draws" in names
+    assert "sends it again, pgd, against keyed draws" in names
+    assert len(found) == 2 * len(ATTACKS) + 3
+
+
+def test_the_picture_has_a_line_a_defender_and_a_point_a_number_of_looks() -> None:
+    drawn = dict(lines(CELLS, "fgsm", fake.OWN))
+    assert list(drawn) == [
+        "one fixed draw, known to the attacker",
+        "fresh draws, bank known, m = 60, T = 200 (the guard's)",
+        "fresh draws, bank known, m = 20, T = 200",
+        "fresh draws, bank secret, m = 60, T = 200",
+    ]
+    assert [looks for looks, _ in drawn["one fixed draw, known to the attacker"]] == [0, 1]
+    figure = frontier(CELLS, ATTACKS, fake.OWN, 0.05)
+    for number, (knowledge, label) in {
+        1: ("bank", "fresh draws, bank known, m = 60, T = 200 (the guard's)"),
+        3: ("algorithm", "secret"),
+    }.items():
+        looked = [
+            row(defender="fresh", draw=60, knowledge=knowledge, attacker="filter", attack="fgsm", budget=looks) for looks in (1, 8, 64)
+        ]
+        wanted = [cell["detected"] for cell in looked if cell["sent"] >= 1]
+        assert len(wanted) >= 2
+        drawn_line = figure.axes[ATTACKS.index("fgsm")].lines[number]
+        assert label in drawn_line.get_label()
+        np.testing.assert_allclose(drawn_line.get_ydata()[1:], wanted)
+
+
+def test_the_picture_is_the_same_again_and_stands_without_cells() -> None:
+    assert to_svg(frontier(CELLS, ATTACKS, fake.OWN, 0.05)) == to_svg(frontier(CELLS, ATTACKS, fake.OWN, 0.05))
+    assert to_png(frontier([], [], fake.OWN, 0.05))[:4] == b"\x89PNG"

@@ -1,0 +1,97 @@
+"""Who plays whom: every cell once, each defender with its own chances, each attacker with the copy that they know."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.artifacts.games import PLAYS, play_table
+from pipeline.evaluation.game import Play, filtered, plain, resubmitted
+from pipeline.game.cells import Cell, crafted, without_the_classifier
+from pipeline.params.root import load_params
+from stages.whitebox import best_static, live, variants
+
+N = 50
+RNG = np.random.default_rng(0)
+SUCCESS = RNG.random(N) < 0.7
+FRESH, KEYED, COPY = (RNG.random(N) for _ in range(3))
+STATIC = (RNG.random(N) < 0.5).astype(float)
+GAME = load_params().game
+CELL = Cell("fresh", 60, 200, "nothing", "plain", "pgd", 0)
+CHANCES = {"fresh": FRESH, "keyed": KEYED, "static": STATIC}
+
+
+def played(**changes: object) -> dict[tuple, Play]:
+    values = {"copies": {"bank": FRESH, "algorithm": COPY}, "chances": CHANCES, "own": True, "clean": False} | changes
+    found = list(without_the_classifier(CELL, SUCCESS, values["copies"], values["chances"], GAME, own=values["own"], clean=values["clean"]))  # type: ignore[arg-type]
+    cells = {tuple(asdict(cell).values()): play for cell, play in found}
+    assert len(cells) == len(found)
+    return cells
+
+
+def test_the_guard_s_own_detector_meets_everybody() -> None:
+    cells = played()
+    assert len(cells) == 3 * (1 + 2 * len(GAME.looks) + 1 + 1)
+    for defender, chance in CHANCES.items():
+        for knowledge, copy in (("bank", FRESH), ("algorithm", COPY)):
+            for looks in GAME.looks:
+                play = cells[defender, 60, 200, knowledge, "filter", "pgd", looks]
+                np.testing.assert_array_equal(play.accepted, filtered(SUCCESS, copy, chance, looks).accepted)
+        again = cells[defender, 60, 200, "nothing", "resubmit", "pgd", GAME.tries]
+        np.testing.assert_array_equal(again.queries, resubmitted(SUCCESS, chance, GAME.tries, afresh=defender == "fresh").queries)
+        foreseen = cells[defender, 60, 200, "draws", "filter", "pgd", 1]
+        np.testing.assert_array_equal(foreseen.accepted, foreseen.sent)
+
+
+def test_other_detectors_meet_the_filter_and_clean_images_nobody() -> None:
+    others = played(copies={"bank": FRESH}, chances={"fresh": FRESH}, own=False)
+    assert {key[4] for key in others} == {"plain", "filter"} and len(others) == 1 + len(GAME.looks)
+    assert {key[4] for key in played(clean=True)} == {"plain"}
+
+
+def test_who_descended_pays_for_it_before_anything_is_sent() -> None:
+    found = {(cell.defender, cell.attacker): play for cell, play in crafted(CELL, SUCCESS, COPY, CHANCES, 8, 120)}
+    assert set(found) == {(way, attacker) for way in CHANCES for attacker in ("descend", "descend_filter")}
+    for way, chance in CHANCES.items():
+        np.testing.assert_array_equal(found[way, "descend"].local, 120)
+        np.testing.assert_array_equal(found[way, "descend_filter"].local, 120 + filtered(SUCCESS, COPY, chance, 8).local)
+
+
+def test_plays_image_by_image_come_back_from_their_shards() -> None:
+    plays = [plain(SUCCESS, FRESH), filtered(SUCCESS, COPY, FRESH, 8)]
+    l2, ids = np.arange(N) / N, [f"{row:032x}" for row in range(N)]
+    other = Cell("keyed", 60, 200, "bank", "descend", "selective", 15)
+    tables = [
+        play_table(cell, ids[half], Play(*(values[half] for values in vars(play).values())), l2[half], l2[half] / 2)
+        for half in (slice(0, 20), slice(20, N))
+        for cell, play in ((CELL, plays[0]), (other, plays[1]))
+    ]
+    found = list(live(tables))
+    assert [cell for cell, *_ in found] == [CELL, other] and all(table.schema == PLAYS for table in tables)
+    for (_, play, size, largest), wanted in zip(found, plays, strict=True):
+        np.testing.assert_array_equal(size, l2)
+        np.testing.assert_array_equal(largest, l2 / 2)
+        for name, values in vars(wanted).items():
+            np.testing.assert_array_equal(getattr(play, name), values)
+
+
+def test_detectors_vary_in_one_thing_at_a_time() -> None:
+    own = load_params().detectors["joint"]
+    found = variants((20, own.draw, 30), (50, own.committees), own)  # type: ignore[arg-type]
+    assert found == {
+        "own": (own.draw, own.committees),
+        f"m20-t{own.committees}": (20, own.committees),  # type: ignore[union-attr]
+        f"m30-t{own.committees}": (30, own.committees),  # type: ignore[union-attr]
+        f"m{own.draw}-t50": (own.draw, 50),
+    }
+
+
+@pytest.mark.parametrize("best", [0, 2])
+def test_the_fixed_draw_is_chosen_on_tune_alone(best: int) -> None:
+    split = ["tune"] * 10 + ["test"] * 10
+    flags = {f"static{number}": [float(number == best)] * 10 + [float(number != best)] * 10 for number in range(3)}
+    table = pa.table({"split": split, "success": [True] * 20, **flags})
+    assert best_static({("own", "pgd"): table, ("own", "fgsm"): table}, ["pgd", "fgsm"], 3) == best
+    nothing = pa.table({"split": split, "success": [False] * 20, **flags})
+    assert best_static({("own", "pgd"): nothing}, ["pgd"], 3) == 0

@@ -1,0 +1,234 @@
+"""Defenders of a made world: chances that a count over all committees confirms, draws of each way, attackers against live guards."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.classifiers.activations import activations
+from pipeline.classifiers.model import Classifier, freeze, to_float
+from pipeline.detectors.building import build_bank, build_detector
+from pipeline.detectors.committee import CommitteeDetector
+from pipeline.fingerprints.draws import StaticDraws
+from pipeline.fingerprints.features import CLEAN, Features, Layout
+from pipeline.game.attackers import ask_live, craft, query, resubmit_changed
+from pipeline.game.defenders import (
+    Defender,
+    calibrated,
+    detector_arrays,
+    detector_from,
+    drawing,
+    every_score,
+    rebuilt,
+    surrogate,
+)
+from pipeline.params.detectors import CommitteeDetectorParams
+from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.game import DescendParams
+
+CLASSES, SIDE, HIDDEN = 3, 6, 40
+LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
+POOL = {"hidden": np.arange(HIDDEN), "logits": np.arange(CLASSES)}
+PARAMS = CommitteeDetectorParams(kind="committee", draw=6, committees=16, directions=3, shrinkage=0.1, pooling=0.5, seed=0)
+FINGERPRINTS = FingerprintParams(
+    seed=0, k=2, layer_weights={"hidden": 1.0, "logits": 0.2}, candidates=200, block=100, fit_attacks=("sign",)
+)
+SELECTION = SelectionParams(
+    effect_size=0.1, false_discovery_rate=0.05, prefer="random", bank_size=60, min_clean=10, min_attacked=10, min_fingerprints=10
+)
+ALPHA = 0.1
+DESCEND = DescendParams(norm="linf", epsilon=0.2, step_size=0.02, steps=15, samples=4, weights=(1.0,), trades=(0.5,))
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, HIDDEN), nn.Tanh())
+        self.out = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.out(self.hidden(images))
+        return result
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Small()
+    return freeze(Classifier(network, (0.5,), (0.25,), (SIDE, SIDE)))
+
+
+def pictures(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, SIDE, SIDE)).astype(np.uint8)
+
+
+def labels_of(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    return activations(classifier, to_float(images), POOL)[0].argmax(1).astype(np.int64)
+
+
+def features(classifier: Classifier, clean: np.ndarray, shown: np.ndarray) -> Features:
+    before, after = labels_of(classifier, clean), labels_of(classifier, shown)
+    neurons = activations(classifier, to_float(shown), POOL)[1]
+    ids = [f"{row:032x}" for row in range(len(clean))]
+    return Features(ids, before, before, after, before != after, np.zeros(len(clean), bool), neurons)
+
+
+def signed(classifier: Classifier, images: np.ndarray, epsilon: float = 0.2) -> np.ndarray:
+    """One sign step away from the predicted class."""
+    leaf = to_float(images).requires_grad_()
+    labels = torch.from_numpy(labels_of(classifier, images))
+    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(classifier(leaf), labels), leaf)
+    moved = (leaf.detach() + epsilon * slope.sign()).clamp(0, 1)
+    return (moved * 255).round().to(torch.uint8).numpy()
+
+
+@pytest.fixture(scope="module")
+def fit(classifier: Classifier) -> dict[str, Features]:
+    clean = pictures(900, 1)
+    return {CLEAN: features(classifier, clean, clean), "sign": features(classifier, clean, signed(classifier, clean))}
+
+
+@pytest.fixture(scope="module")
+def detector(fit: dict[str, Features]) -> CommitteeDetector:
+    def stream(sources: Sequence[str]) -> Iterator[tuple[str, Features]]:
+        return ((source, fit[source]) for source in sources)
+
+    bank = build_bank(stream, LAYOUT, CLASSES, FINGERPRINTS, SELECTION)
+    made = build_detector(stream, bank, PARAMS, ["sign"])
+    assert isinstance(made, CommitteeDetector)
+    return made
+
+
+def defend(detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features], way: str, seed: int = 3) -> Defender:
+    clean = pictures(400, 2)
+    known = features(classifier, clean, clean)
+    return calibrated(detector, known, fit[CLEAN].predicted, CLASSES, ALPHA, way, seed)  # type: ignore[arg-type]
+
+
+def test_every_score_is_what_the_detector_gives_for_that_committee(detector: CommitteeDetector, fit: dict[str, Features]) -> None:
+    images = fit["sign"].where(np.arange(900) < 50)
+    found = every_score(detector, images.neurons, images.predicted)
+    assert found.shape == (50, PARAMS.committees)
+    groups = detector.bank.class_group[images.predicted]
+    for t in range(PARAMS.committees):
+        which = torch.from_numpy(detector.committees.starts[groups] + t)
+        wanted = detector.module(torch.from_numpy(images.neurons), which).numpy()
+        np.testing.assert_allclose(found[:, t], wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("way", ["fresh", "keyed"])
+def test_a_chance_is_the_share_of_calls_that_flag(way: str, detector: CommitteeDetector, classifier: Classifier, fit: dict) -> None:
+    defender, images = defend(detector, classifier, fit, way), fit["sign"].where(np.arange(900) < 60)
+    chance = defender.chances(images.neurons, images.predicted)
+    names = [[f"{call}/{key}" for key in images.ids] for call in range(400)]
+    flagged = [defender.p_values(images.neurons, images.predicted, name, call) <= ALPHA for call, name in enumerate(names)]
+    np.testing.assert_allclose(np.mean(flagged, axis=0), chance, atol=0.1)
+    assert 0 < chance.mean() < 1
+
+
+def test_limits_part_what_is_flagged_from_what_is_not(detector: CommitteeDetector, classifier: Classifier, fit: dict) -> None:
+    defender, images = defend(detector, classifier, fit, "fresh"), fit["sign"]
+    limit, spread = defender.limits()
+    scores = every_score(detector, images.neurons, images.predicted)[:, 0]
+    p_values, _ = defender.calibration.p_values(scores, images.predicted)
+    np.testing.assert_array_equal(p_values <= ALPHA, scores > limit[images.predicted])
+    assert (spread > 0).all()
+
+
+def test_clean_images_are_flagged_as_often_as_promised(detector: CommitteeDetector, classifier: Classifier, fit: dict) -> None:
+    clean = pictures(2000, 9)
+    images = features(classifier, clean, clean)
+    for way in ("static", "fresh", "keyed"):
+        rate = defend(detector, classifier, fit, way).chances(images.neurons, images.predicted).mean()
+        assert rate <= ALPHA + 4 * np.sqrt(ALPHA * (1 - ALPHA) / 400), way
+
+
+def test_each_way_draws_as_it_says() -> None:
+    pixels = ["a", "b", "a"]
+    static, keyed = (drawing(way, 5, pixels, 0).uniform("committee") for way in ("static", "keyed"))  # type: ignore[arg-type]
+    fresh = [drawing("fresh", 5, pixels, call).uniform("committee") for call in (0, 1)]
+    assert static[0] == static[1] == static[2] and keyed[0] == keyed[2] != keyed[1]
+    np.testing.assert_array_equal(drawing("keyed", 5, pixels, 7).uniform("committee"), keyed)
+    np.testing.assert_array_equal(StaticDraws(3, 5).uniform("committee"), static)
+    assert (fresh[0] != fresh[1]).all() and (drawing("keyed", 6, pixels, 0).uniform("committee") != keyed).all()
+    assert StaticDraws(2, 5).uniform("draw", (4,)).shape == (2, 4)
+
+
+def test_keyed_draws_follow_from_the_pixels() -> None:
+    images = pictures(3, 4)
+    other = images.copy()
+    other[1, 0, 2, 2] ^= 1
+    drawn, changed = (drawing("keyed", 5, pixels, call).uniform("committee") for call, pixels in ((0, images), (1, other)))
+    assert (drawn[0], drawn[2]) == (changed[0], changed[2]) and drawn[1] != changed[1] and len(set(drawn)) == 3
+
+
+def test_a_surrogate_is_of_another_bank_and_a_prefix_of_the_own_one_keeps_its_committees(
+    detector: CommitteeDetector, fit: dict[str, Features]
+) -> None:
+    def stream(sources: Sequence[str]) -> Iterator[tuple[str, Features]]:
+        return ((source, fit[source]) for source in sources)
+
+    fewer = rebuilt(stream, detector.bank, PARAMS, ["sign"], PARAMS.draw, 4)
+    first = detector.committees.starts[:-1, None] + np.arange(4)
+    np.testing.assert_array_equal(fewer.committees.members, detector.committees.members[first.ravel()])
+    other = surrogate(stream, LAYOUT, CLASSES, PARAMS, FINGERPRINTS, SELECTION, 0)
+    mine, theirs = ({tuple(row) for row in made.bank.fingerprints.indices.tolist()} for made in (detector, other))
+    assert len(mine & theirs) < len(mine) / 2 and other.committees.members.shape == detector.committees.members.shape
+
+
+def test_a_detector_comes_back_from_its_arrays(detector: CommitteeDetector, fit: dict[str, Features]) -> None:
+    back, images = detector_from(*detector_arrays(detector)), fit["sign"]
+    wanted = every_score(detector, images.neurons, images.predicted)
+    np.testing.assert_array_equal(every_score(back, images.neurons, images.predicted), wanted)
+
+
+@pytest.mark.parametrize("name", ["weighted_1", "traded_0.5", "orthogonal", "selective"])
+def test_descending_on_the_bank_gets_more_past_the_guard(
+    name: str, detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features]
+) -> None:
+    clean = pictures(60, 6)
+    labels, ids = labels_of(classifier, clean), [f"{row:032x}" for row in range(60)]
+    defender = defend(detector, classifier, fit, "fresh")
+    plain = features(classifier, clean, signed(classifier, clean))
+    made = craft(classifier, POOL, defender, clean, labels, ids, name, DESCEND, 0)
+    assert (np.abs(made.images.astype(int) - clean) <= 0.2 * 255 + 1e-6).all() and made.local == 60
+
+    def accepted(success: np.ndarray, neurons: np.ndarray, predicted: np.ndarray) -> float:
+        return float((success * (1 - defender.chances(neurons, predicted))).mean())
+
+    before = accepted(plain.success, plain.neurons, plain.predicted)
+    assert accepted(made.predicted != labels, made.neurons, made.predicted) > before
+
+
+def test_changed_copies_gain_against_keyed_draws_and_pay_for_each(
+    detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features]
+) -> None:
+    clean = pictures(80, 7)
+    labels, ids, attacked = labels_of(classifier, clean), [f"{row:032x}" for row in range(80)], signed(classifier, clean)
+    success = labels_of(classifier, attacked) != labels
+    defender = defend(detector, classifier, fit, "keyed")
+    ask = ask_live(classifier, POOL, defender, ids, scores=False)
+    once, often = (resubmit_changed(ask, attacked, clean, labels, success, ids, tries=tries, pixels=2, seed=0) for tries in (1, 12))
+    np.testing.assert_array_equal(once.play.queries, success)
+    assert not once.play.local.any() and (often.play.accepted >= once.play.accepted).all()
+    assert often.play.accepted.sum() > once.play.accepted.sum()
+    assert not often.play.queries[~success].any() and (often.play.queries <= 12).all() and (often.play.local <= 11).all()
+    np.testing.assert_array_equal(often.play.sent, success)
+    assert (often.linf <= 0.2 + 1 / 255 + 1e-6).all()
+
+
+def test_a_searching_attacker_meets_the_defender_s_own_draws(
+    detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features]
+) -> None:
+    clean = pictures(30, 8)
+    labels, ids = labels_of(classifier, clean), [f"{row:032x}" for row in range(30)]
+    defender = defend(detector, classifier, fit, "fresh")
+    ask = ask_live(classifier, POOL, defender, ids, scores=True)
+    tried = query(ask, clean, labels, ids, DESCEND, 40, 0)
+    again = query(ask, clean, labels, ids, DESCEND, 40, 0)
+    np.testing.assert_array_equal(tried.play.queries, again.play.queries)
+    assert ((tried.play.accepted == 1) | (tried.play.queries == 40)).all() and (tried.linf <= 0.2 + 1e-6).all()
+    assert (tried.play.accepted <= tried.play.sent).all() and tried.play.accepted.any()
