@@ -18,6 +18,7 @@ from pipeline.params.evaluation import EvaluationParams, PublishParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.params.messages import sentences
 from pipeline.params.splits import SplitParams
+from pipeline.params.tune import TuneParams
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -34,6 +35,7 @@ class Params(Section):
     fingerprints: FingerprintParams
     selection: SelectionParams
     detectors: dict[Name, DetectorParams]
+    tune: TuneParams
     calibration: CalibrationParams
     evaluation: EvaluationParams
     publish: PublishParams
