@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The new output prints however silent it is told to be.
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 _DIED = (
@@ -162,6 +164,7 @@ def search(build: Build, plan: Plan, scratch: Path, on_trial: Callable[[Trial, f
                 name="search",
                 storage_path=str(scratch.resolve()),
                 failure_config=tune.FailureConfig(max_failures=profile.max_restarts),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         ).fit()

@@ -35,6 +35,7 @@ from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, log_run, tr
 from pipeline.tune.bench import Setting, build_bench
 from pipeline.tune.show import print_proposal
 
+RULE = f"on the Pareto front, the best mean of {', '.join(DETECTION)} at no more than {{limit:g}} times the cost of trial 0"
 PROPOSAL, TABLE, FIGURE = "proposal.yaml", "trials.parquet", "pareto.png"
 FREE = ("k", "layer_weights", "effect_size", "prefer", "draw", "directions", "shrinkage")
 """What a search may change, and so is no part of what it is a search of."""
@@ -192,7 +193,7 @@ def write_results(study: Study, trials: Mapping[int, Trial], chosen: Trial, para
     proposal = {
         "study": study.folder.name,
         "trial": chosen.number,
-        "rule": f"of the Pareto front, the best mean of {', '.join(DETECTION)} at no more than {params.tune.cost_limit:g} times trial 0's cost",
+        "rule": RULE.format(limit=params.tune.cost_limit),
         "changes": {key: {"from": old, "to": new} for key, (old, new) in changes(trials[0].params, chosen.params).items()},
         "objectives": {"now": trials[0].objectives, "proposed": chosen.objectives},
     }
