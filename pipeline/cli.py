@@ -19,6 +19,8 @@ tune = typer.Typer(
     help="Searches for better params, on the tune split alone; proposes, and changes nothing by itself.", no_args_is_help=True
 )
 app.add_typer(tune, name="tune")
+key = typer.Typer(help="The secret key of keyed draws; it is shown by no command.", no_args_is_help=True)
+app.add_typer(key, name="key")
 
 
 def main() -> None:
@@ -112,6 +114,14 @@ def tune_apply(
     from pipeline.tune.command import apply
 
     apply(study, trial)
+
+
+@key.command()
+def rotate() -> None:
+    """Replaces the draw key in its file by a new one: every image meets another draw; bank and calibration stay as they are."""
+    from pipeline.keys import rotate_draw_key
+
+    print(f"{rotate_draw_key()}: there is a new draw key; a guard that is loaded keeps the old one until it is loaded again.")
 
 
 @app.command()

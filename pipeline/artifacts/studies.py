@@ -1,5 +1,6 @@
 """A search at rest: what it is a search of, and a file for each finished trial, so that a search that was killed goes on."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,14 +93,17 @@ class Study:
 
 
 def trial_table(trials: Iterable[Trial], on_front: set[int]) -> pa.Table:
-    """A row a trial: number, whether it is on the Pareto front, params, objectives, figures, problem."""
-    return pa.Table.from_pylist(
-        [
-            {"number": trial.number, "front": trial.number in on_front}
-            | trial.params
-            | trial.objectives
-            | trial.figures
-            | {"problem": trial.problem}
-            for trial in sorted(trials, key=lambda trial: (bool(trial.problem), trial.number))
-        ]
-    )
+    """A row a trial: number, whether it is on the Pareto front, params (a mapping as JSON), objectives, figures, problem."""
+    rows = [
+        {
+            "number": trial.number,
+            "front": trial.number in on_front,
+            **trial.params,
+            **trial.objectives,
+            **trial.figures,
+            "problem": trial.problem,
+        }
+        for trial in sorted(trials, key=lambda trial: (bool(trial.problem), trial.number))
+    ]
+    mixed = {key for row in rows for key, value in row.items() if isinstance(value, dict)}
+    return pa.Table.from_pylist([{key: json.dumps(value) if key in mixed else value for key, value in row.items()} for row in rows])

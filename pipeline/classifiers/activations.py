@@ -1,6 +1,6 @@
 """Neurons: what chosen modules put out, and a fixed random pool of them a layer (methods, section 1)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -17,15 +17,31 @@ from pipeline.random import generator
 
 LOGITS = "logits"
 """The layer name that stands for the classifier's output."""
+RANKED_LOGITS = "ranked_logits"
+"""Stands for the same, each image's logits from the largest to the smallest: how narrowly a class won, whichever came second."""
+
+
+Read = Callable[[str, Tensor], Tensor]
+"""(layer, its output (N, ...)) to what is kept of it, (N, neurons): a copy, lest a later in-place operation change it."""
+
+
+def _ranked(layer: str, output: Tensor) -> Tensor:
+    return output.sort(1, descending=True).values if layer == RANKED_LOGITS else output
+
+
+def _whole(layer: str, output: Tensor) -> Tensor:
+    flat = _ranked(layer, output).flatten(1)
+    return flat.clone() if flat.data_ptr() == output.data_ptr() else flat
 
 
 @contextmanager
-def tap(classifier: Classifier, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> Iterator[dict[str, Tensor]]:
     """Records what layers put out while the block runs; every forward pass fills the yielded dict anew.
 
     Args:
         classifier: as it is; its hooks are removed when the block ends.
-        layers: module names inside ``classifier.network``, or ``logits``.
+        layers: module names inside ``classifier.network``, ``logits``, or ``ranked_logits``.
+        read: what is kept of an output; all of it, where this is left out.
 
     Yields:
         Layer to its outputs (N, neurons), flattened in (channel, row, column) order. Gradients flow through them. They
@@ -39,20 +55,19 @@ def tap(classifier: Classifier, layers: Iterable[str]) -> Iterator[dict[str, Ten
     handles: list[RemovableHandle] = []
     try:
         for layer in layers:
-            handles.append(_module(classifier, layer).register_forward_hook(_recorder(found, layer)))
+            handles.append(_module(classifier, layer).register_forward_hook(_recorder(found, layer, read)))
         yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _recorder(found: dict[str, Tensor], layer: str) -> Any:
+def _recorder(found: dict[str, Tensor], layer: str, read: Read) -> Any:
     def record(_module: nn.Module, _inputs: object, output: object) -> None:
         tensor = _first_tensor(output)
         if tensor is None or tensor.ndim < 2:
             raise ClassifierError(f"activations.layers.{layer}: puts out {type(output).__name__}, where a tensor (N, ...) was expected.")
-        flat = tensor.flatten(1)
-        found[layer] = flat.clone() if flat.data_ptr() == tensor.data_ptr() else flat
+        found[layer] = read(layer, tensor)
 
     return record
 
@@ -64,7 +79,7 @@ def _first_tensor(output: object) -> Tensor | None:
 
 
 def _module(classifier: Classifier, layer: str) -> nn.Module:
-    if layer == LOGITS:
+    if layer in (LOGITS, RANKED_LOGITS):
         return classifier
     modules: dict[str, nn.Module] = dict(classifier.network.named_modules())
     if layer and layer in modules:
@@ -74,7 +89,7 @@ def _module(classifier: Classifier, layer: str) -> nn.Module:
     top = [name for name in names if "." not in name]
     likely = f"close ones: {', '.join(close)}; " if close else ""
     raise ClassifierError(
-        f"activations.layers: the network has no module {layer!r}, where logits or a module name was expected "
+        f"activations.layers: the network has no module {layer!r}, where logits, ranked_logits or a module name was expected "
         f"({likely}at its top: {', '.join(top) or 'none'})."
     )
 
@@ -111,7 +126,7 @@ def layer_sizes(classifier: Classifier, layers: Iterable[str], image_shape: tupl
 
 
 def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal["all"]], seed: int) -> dict[str, npt.NDArray[np.int64]]:
-    """The pool: for each layer a sorted random sample of its neurons, without repetition.
+    """The pool: for each layer a sorted random sample of its neurons, without repetition; of ranked logits the largest.
 
     A layer's sample depends on the seed, its name, its size and the number wanted alone, so a further layer changes no other.
 
@@ -131,9 +146,23 @@ def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal[
             raise ParamsError(
                 f"activations.layers.{layer}: {count} neurons are wanted, where at most the {size} that the layer has were expected."
             )
-        drawn = np.arange(size) if count == size else generator(seed, "activations", layer).choice(size, count, replace=False)
+        drawn = (
+            np.arange(count)
+            if count == size or layer == RANKED_LOGITS
+            else generator(seed, "activations", layer).choice(size, count, replace=False)
+        )
         pool[layer] = np.sort(drawn).astype(np.int64)
     return pool
+
+
+def pooled(pool: Mapping[str, npt.NDArray[np.int64]]) -> Read:
+    """Keeps the pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else."""
+
+    def read(layer: str, output: Tensor) -> Tensor:
+        places: list[Any] = [torch.from_numpy(place).to(output.device) for place in np.unravel_index(pool[layer], output.shape[1:])]
+        return _ranked(layer, output)[(slice(None), *places)]
+
+    return read
 
 
 def activations(
@@ -150,8 +179,7 @@ def activations(
         Logits (N, K) and neurons (N, D), both float32; D counts the pool, layer after layer in the pool's order.
     """
     device = device_of(classifier)
-    with torch.inference_mode(), tap(classifier, pool) as found:
+    with torch.inference_mode(), tap(classifier, pool, pooled(pool)) as found:
         logits = classifier(images.to(device))
-        kept = [found[layer].index_select(1, torch.tensor(columns, device=device)).float() for layer, columns in pool.items()]
-        neurons = torch.cat(kept, 1)
+        neurons = torch.cat([found[layer].float() for layer in pool], 1)
     return logits.float().cpu().numpy(), neurons.cpu().numpy()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
 Build = Callable[[], Callable[[Point | None], dict[str, Any]]]
+Layers = Mapping[str, Sequence[int]]
 ENVIRONMENT = {
     # Its own signal handler would finish the search on Ctrl-C as if it were complete.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -53,27 +54,27 @@ def search_versions() -> dict[str, str]:
     return {name: version(name) for name in ("optuna", "ray")}
 
 
-def distributions(space: SpaceParams, layers: Sequence[str]) -> "dict[str, BaseDistribution]":
+def distributions(space: SpaceParams, layers: Layers) -> "dict[str, BaseDistribution]":
     """The search space as Optuna has it."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     return {
-        **{f"{LAYER}{layer}": CategoricalDistribution([True, False]) for layer in layers},
-        "k": IntDistribution(*space.k, log=True),
+        **{f"{LAYER}{layer}": CategoricalDistribution(sizes) for layer, sizes in layers.items()},
         "draw": IntDistribution(*space.draw),
         "directions": IntDistribution(*space.directions, log=True),
         "shrinkage": FloatDistribution(*space.shrinkage, log=True),
+        "pooling": CategoricalDistribution(space.pooling),
         "effect_size": FloatDistribution(*space.effect_size),
         "prefer": CategoricalDistribution(space.prefer),
     }
 
 
-def suggest(params: TuneParams, layers: Sequence[str], trials: Sequence[Trial], batch: int) -> dict[int, Point]:
+def suggest(params: TuneParams, layers: Layers, trials: Sequence[Trial], batch: int) -> dict[int, Point]:
     """The points of one batch: its trials' numbers, from 1 + batch * ``params.batch`` on, each with its point.
 
     Args:
         params: the ``tune`` section.
-        layers: whose use is searched.
+        layers: each with the k that it may have (see ``choices``).
         trials: finished ones; all of the earlier batches must be among them, and no other is looked at.
         batch: its number, from 0.
     """
@@ -105,7 +106,7 @@ class Plan:
     """Which trials are still to be made, batch by batch."""
 
     params: TuneParams
-    layers: Sequence[str]
+    layers: Layers
     done: dict[int, Trial]
     fault: str | None = None
     """Why the search cannot go on."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from pipeline.errors import ParamsError
 from pipeline.params.root import PARAMS_FILE, load_params, read_yaml
@@ -51,7 +52,7 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
             section = section.get(parent, {})
         if last not in section:
             raise ParamsError(f"{PARAMS_FILE}: has no {dotted}, where it was expected, to be set to {value!r}.")
-        section[last] = value
+        section[last] = _inline(value) if isinstance(value, dict) else value
     written = io.StringIO()
     yaml.dump(content, written)
     return written.getvalue()
@@ -68,13 +69,19 @@ def edit(changes: Mapping[str, Any], target: Path = PARAMS_FILE) -> Path | None:
         new.write_text(edited(target.read_text(), changes))
         load_params(new)
         differ = set(_leaves(read_yaml(target)) ^ _leaves(read_yaml(new)))
-        if strange := sorted({key for key, _ in differ} - set(changes)):
+        if strange := sorted({key for key, _ in differ if not any(f"{key}.".startswith(f"{wanted}.") for wanted in changes)}):
             raise ParamsError(f"{target}: {strange} would change too, where only {sorted(changes)} were expected to.")
         kept = keep_old(target)
         new.replace(target)
     finally:
         new.unlink(missing_ok=True)
     return kept
+
+
+def _inline(values: Mapping[str, Any]) -> CommentedMap:
+    mapping = CommentedMap(values)
+    mapping.fa.set_flow_style()
+    return mapping
 
 
 def _leaves(values: Any, prefix: str = "") -> set[tuple[str, str]]:

@@ -1,16 +1,24 @@
 """``tune``: the search for a better committee detector, which reads ``fit`` and ``tune`` and changes nothing by itself."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.params.base import Name, Positive, Section, Seed, Unique
+from pipeline.params.base import Name, Positive, Section, Seed, Share, Unique
 
 
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError(f"the bounds are {bounds[0]:g} and {bounds[1]:g}, where the smaller one was expected first")
     return bounds
+
+
+def _chain(choices: tuple[int, ...]) -> tuple[int, ...]:
+    rising = sorted(choices)
+    if uneven := [(low, high) for low, high in pairwise(rising) if high % low]:
+        raise ValueError("{} is no divisor of {}, where from the smallest on each was expected to divide the next".format(*uneven[0]))
+    return tuple(rising)
 
 
 WholeBounds = Annotated[tuple[Positive, Positive], Field(strict=False), AfterValidator(_rising)]
@@ -21,12 +29,14 @@ EffectBounds = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, F
 
 
 class SpaceParams(Section):
-    """What is tried, each between its two bounds; which layers get a weight is tried too, each on or off."""
+    """What is tried: bounds, or a list of choices."""
 
-    k: WholeBounds
+    k: Annotated[Unique[Positive], AfterValidator(_chain)]
+    """Choices for each layer, beside leaving it out; from the smallest on each divides the next (see ``fingerprints.k``)."""
     draw: WholeBounds
     directions: WholeBounds
     shrinkage: ShareBounds
+    pooling: Unique[Share]
     effect_size: EffectBounds
     prefer: Unique[Literal["random", "largest_effect"]]
 

@@ -12,11 +12,11 @@ from pipeline.artifacts import paths
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.detectors.building import pooled_moments
 from pipeline.detectors.conformal import group_classes
-from pipeline.detectors.design import Design, Point, inspection_cost, tuned
+from pipeline.detectors.design import Design, Point, choices, inspection_cost, tuned
 from pipeline.detectors.trials import build_committees, scores_of_draws
 from pipeline.errors import WhorlError
 from pipeline.evaluation.objectives import Drawn, detection_figures, mean_of
-from pipeline.fingerprints.features import Features
+from pipeline.fingerprints.features import Features, Layout
 from pipeline.params.tune import TuneParams
 from pipeline.random import ImageRandom
 
@@ -41,6 +41,11 @@ class Setting:
     def held(self) -> set[str]:
         """The attacks of the family that is held out."""
         return {name for name, family in self.families.items() if family == self.tune.held_out}
+
+
+def layer_choices(layout: Layout, tune: TuneParams) -> dict[str, list[int]]:
+    """Layer to the k that it may have in the search; raises WhorlError where no layer has neurons enough."""
+    return choices(dict(zip(layout.layers, layout.sizes.tolist(), strict=True)), tune.space.k)
 
 
 def build_bench(root: Path, setting: Setting) -> Callable[[Point | None], dict[str, Any]]:
@@ -103,12 +108,9 @@ class Bench:
 
         Returns:
             ``params``, ``objectives``, ``figures`` and ``problem``, as in ``Trial``.
-
-        Raises:
-            WhorlError: no design can come of this point.
         """
-        base, sizes = self.setting.base, dict(zip(self.layout.layers, self.layout.sizes.tolist(), strict=True))
-        design = base if point is None else tuned(base, point, sizes)
+        base = self.setting.base
+        design = base if point is None else tuned(base, point, layer_choices(self.layout, self.setting.tune))
         params = design.values(self.setting.tune.detector)
         try:
             fitted, unseen = self.measure(design), self.measure(design.without(self.setting.held))

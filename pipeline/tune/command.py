@@ -32,12 +32,12 @@ from pipeline.params.edits import edit
 from pipeline.params.root import Params, load_params
 from pipeline.progress import progress
 from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, log_run, tracking_uri
-from pipeline.tune.bench import Setting, build_bench
+from pipeline.tune.bench import Setting, build_bench, layer_choices
 from pipeline.tune.show import print_proposal
 
 RULE = f"on the Pareto front, the best mean of {', '.join(DETECTION)} at no more than {{limit:g}} times the cost of trial 0"
 PROPOSAL, TABLE, FIGURE = "proposal.yaml", "trials.parquet", "pareto.png"
-FREE = ("k", "layer_weights", "effect_size", "prefer", "draw", "directions", "shrinkage")
+FREE = ("k", "layer_weights", "effect_size", "prefer", "draw", "directions", "shrinkage", "pooling")
 """What a search may change, and so is no part of what it is a search of."""
 UNTOLD = ("trials", "cost_limit")
 """Of ``tune``: more trials go on with the same search, and the limit only chooses among them."""
@@ -50,7 +50,7 @@ def tune_fingerprints(name: str) -> None:
     setting, features = setting_of(params), open_activations(params)
     with ShardStore(study.folder).locked():
         study.begin({**identity(params), **provenance(features)})
-        plan = Plan(params.tune, features.layout.layers, {trial.number: trial for trial in study.trials()})
+        plan = Plan(params.tune, layer_choices(features.layout, params.tune), {trial.number: trial for trial in study.trials()})
         run(plan, study, setting)
         trials = worked(study)
         chosen = trials[propose(trials, params.tune.cost_limit)]

@@ -2,24 +2,27 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.stats import betabinom
 
+from pipeline.detectors.building import Stream, build_bank, build_detector, calibrate
+from pipeline.detectors.committee import CommitteeDetector
 from pipeline.detectors.conformal import Calibration, group_classes
-from pipeline.detectors.fingerprint import FingerprintDetector
 from pipeline.evaluation.metrics import evaluate_table
 from pipeline.fingerprints.assembly import assemble
 from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.candidates import block_moments, concatenate
 from pipeline.fingerprints.features import CLEAN, Features, Layout, group_name
-from pipeline.fingerprints.likelihood import STATISTICS, StatisticName
+from pipeline.fingerprints.likelihood import StatisticName
 from pipeline.fingerprints.sampling import sample_index_sets
 from pipeline.fingerprints.selection import select
+from pipeline.params.detectors import CommitteeDetectorParams, FingerprintDetectorParams
 from pipeline.params.evaluation import EvaluationParams
-from pipeline.params.fingerprints import SelectionParams
+from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.random import ImageRandom, generator
 
 LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 80, 140)), 4, ("fgsm", "pgd")
@@ -90,8 +93,16 @@ def made() -> Made:
     return Made(fit, calibrate, test, fitted_bank(fit), group_classes(fit[CLEAN].predicted, CLASSES, 600, 0.05))
 
 
-def score_splits(made: Made, statistic: StatisticName) -> tuple[pa.Table, Calibration]:
-    detector = FingerprintDetector(made.bank, statistic, 20)
+COMMITTEE = CommitteeDetectorParams(kind="committee", draw=20, committees=50, directions=4, shrinkage=0.1, pooling=0.5, seed=0)
+
+
+def stream(fit: dict[str, Features]) -> Stream:
+    return lambda sources: [(source, fit[source]) for source in sources]
+
+
+def score_splits(made: Made, statistic: StatisticName | Literal["joint"]) -> tuple[pa.Table, Calibration]:
+    params = COMMITTEE if statistic == "joint" else FingerprintDetectorParams(kind="fingerprint", statistic=statistic, draw=20)
+    detector = build_detector(stream(made.fit), made.bank, params, ATTACKS)
     clean = made.calibrate[CLEAN]
     draws = ImageRandom(0, f"calibrate/{statistic}", clean.ids)
     calibration = Calibration.fit(detector.scores(clean.neurons, clean.predicted, draws), clean.predicted, made.class_group)
@@ -113,8 +124,10 @@ def test_a_rare_class_shares_the_pooled_bank_and_group(made: Made) -> None:
     assert made.class_group[3] == "pooled" and made.class_group[0] == "0"
 
 
-@pytest.mark.parametrize(("statistic", "floor"), [("likelihood_ratio", 0.9), ("vote", 0.9), ("anomaly", 0.6)])
-def test_attacks_are_found_and_false_alarms_stay_within_the_law(made: Made, statistic: StatisticName, floor: float) -> None:
+@pytest.mark.parametrize(("statistic", "floor"), [("joint", 0.95), ("likelihood_ratio", 0.9), ("vote", 0.9), ("anomaly", 0.6)])
+def test_attacks_are_found_and_false_alarms_stay_within_the_law(
+    made: Made, statistic: StatisticName | Literal["joint"], floor: float
+) -> None:
     table, calibration = score_splits(made, statistic)
     figures = evaluate_table(table, EVALUATION)
     for attack in ATTACKS:
@@ -129,7 +142,7 @@ def test_attacks_are_found_and_false_alarms_stay_within_the_law(made: Made, stat
             for alpha in EVALUATION.alphas:
                 flagged, k = int((p <= alpha).sum()), math.floor(alpha * (n + 1))
                 tail = betabinom.sf(flagged - 1, len(p), k, n + 1 - k) if k else float(flagged == 0)
-                assert tail > 0.001 / (2 * len(STATISTICS) * 2 * len(calibration.groups))
+                assert tail > 0.001 / (2 * 4 * 2 * len(calibration.groups))
 
 
 def test_with_clean_activations_in_the_attacked_ones_place_nothing_is_selected(made: Made) -> None:
@@ -149,3 +162,34 @@ def test_calibration_groups_hold_the_images_of_calibrate_and_no_others(made: Mad
     assert sum(calibration.counts().values()) == len(predicted)
     for group, count in calibration.counts().items():
         assert count == sum(made.class_group[int(label)] == group for label in predicted)
+
+
+def test_a_bank_built_in_memory_is_the_one_built_step_by_step(made: Made) -> None:
+    params = FingerprintParams(seed=0, k=8, layer_weights={"early": 1.0, "late": 1.0}, candidates=600, block=300, fit_attacks=ATTACKS)
+    bank = build_bank(stream(made.fit), LAYOUT, CLASSES, params, SELECTION)
+    assert bank.names == made.bank.names and (bank.class_group == made.bank.class_group).all()
+    candidates = [generator(0, "fingerprints", "1", str(block)) for block in range(2)]
+    sampled = np.concatenate([sample_index_sets(rng, LAYOUT, 8, 300, params.layer_weights)[0] for rng in candidates])
+    kept = {tuple(row) for row in bank.groups["1"].indices.tolist()}
+    assert kept and kept <= {tuple(row) for row in sampled.tolist()}
+
+
+def test_a_committee_s_members_are_of_the_predicted_class_s_group(made: Made) -> None:
+    detector = build_detector(stream(made.fit), made.bank, COMMITTEE, ATTACKS)
+    assert isinstance(detector, CommitteeDetector)
+    test = made.test[CLEAN]
+    which = detector.choose(test.predicted, ImageRandom(0, "x", test.ids))
+    group = made.bank.class_group[test.predicted]
+    members = detector.committees.members[which]
+    assert (members >= made.bank.starts[group][:, None]).all() and (members < made.bank.starts[group + 1][:, None]).all()
+    assert all(len(set(row)) == COMMITTEE.draw for row in members.tolist())
+    for label in range(3):  # six hundred images, so nearly every one of fifty committees is met
+        assert len(set(which[test.predicted == label].tolist())) > 30
+
+
+def test_calibrating_reads_clean_images_alone_and_fixes_the_groups_from_fit(made: Made) -> None:
+    detector, clean = build_detector(stream(made.fit), made.bank, COMMITTEE, ATTACKS), made.calibrate[CLEAN]
+    draws = ImageRandom(0, "calibrate/joint", clean.ids)
+    calibration = calibrate(detector, clean, made.fit[CLEAN].predicted, CLASSES, 0.05, draws)
+    expected, _ = Calibration.fit(detector.scores(clean.neurons, clean.predicted, draws), clean.predicted, made.class_group).to_arrays()
+    assert all((calibration.to_arrays()[0][name] == array).all() for name, array in expected.items())

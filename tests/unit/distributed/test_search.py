@@ -13,7 +13,7 @@ from pipeline.params.root import load_params
 from pipeline.params.tune import TuneParams
 
 TUNE = load_params(Path(__file__).resolve().parents[3] / "presets" / "digits.yaml").tune
-LAYERS = ["layer1", "layer2", "logits"]
+LAYERS = {"layer1": [0, 1, 2, 4], "layer2": [0, 2, 4], "logits": [0, 1]}
 
 
 def _small(**changes: object) -> TuneParams:
@@ -22,11 +22,11 @@ def _small(**changes: object) -> TuneParams:
 
 def _made(number: int, point: Point | None) -> Trial:
     """A trial whose objectives are a function of its point; some fail."""
-    at = point or {"k": 4, "draw": 40, "shrinkage": 0.1, "effect_size": 0.5, "layer.layer1": True}
-    if number and at["k"] == 3:
+    at = point or {"k.layer1": 4, "draw": 40, "shrinkage": 0.1, "effect_size": 0.5, "pooling": 0.5}
+    if number and at["k.layer1"] == 1:
         return Trial(number, dict(at), {}, {}, {}, "too few fingerprints")
-    shares = [1 - abs(at["shrinkage"] - 0.3), at["effect_size"], float(at["layer.layer1"])]
-    objectives = dict(zip(OBJECTIVES, [*shares, float(at["k"] * at["draw"])], strict=True))
+    shares = [1 - abs(at["shrinkage"] - 0.3), at["effect_size"], at["pooling"]]
+    objectives = dict(zip(OBJECTIVES, [*shares, float((1 + at["k.layer1"]) * at["draw"])], strict=True))
     return Trial(number, None if point is None else dict(point), {}, objectives, {}, None)
 
 
@@ -93,10 +93,11 @@ def test_another_seed_gives_other_points_and_earlier_trials_matter(alone: list[T
 def test_suggestions_keep_to_the_bounds(alone: list[Trial]) -> None:
     space = TUNE.space
     for point in (trial.point for trial in alone if trial.point):
-        for name in ("k", "draw", "directions", "shrinkage", "effect_size"):
+        for name in ("draw", "directions", "shrinkage", "effect_size"):
             low, high = getattr(space, name)
             assert low <= point[name] <= high
-        assert point["prefer"] in space.prefer and {f"layer.{layer}" for layer in LAYERS} <= set(point)
+        assert point["prefer"] in space.prefer and point["pooling"] in space.pooling
+        assert all(point[f"k.{layer}"] in sizes for layer, sizes in LAYERS.items())
 
 
 def test_a_plan_with_a_fault_is_over() -> None:

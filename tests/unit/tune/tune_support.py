@@ -38,7 +38,7 @@ CHANGES: dict[str, Any] = {
     "tune.held_out": "pgd",
     "tune.looks": 3,
     "tune.draws": 8,
-    "tune.space.k": [2, 6],
+    "tune.space.k": [2, 4],
     "tune.space.draw": [6, 20],
 }
 
