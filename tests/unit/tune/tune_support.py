@@ -1,6 +1,5 @@
 """A project with made activations: three classes, two attacks that shift some neurons, nothing else to compute."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +88,3 @@ def made_activations() -> None:
 def read_params() -> Any:
     """The params file as plain values."""
     return YAML(typ="safe", pure=True).load(Path("params.yaml").read_text())
-
-
-def whorl_environment(folder: Path) -> dict[str, str]:
-    """For a process of its own."""
-    return {**os.environ, "PYTHONPATH": str(folder), "WHORL_PROFILE": "ci"}
