@@ -7,6 +7,7 @@ Optuna would pickle it). Ray and Optuna are imported inside the functions, after
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def search(build: Build, plan: Plan, scratch: Path, on_trial: Callable[[Trial, f
         WhorlError: a worker raised it, or died more often than the profile allows.
     """
     profile = load_profile()
+    shutil.rmtree(scratch, ignore_errors=True)
     with _environment(ENVIRONMENT), ray_session():
         from ray import tune
 
@@ -169,6 +171,7 @@ def search(build: Build, plan: Plan, scratch: Path, on_trial: Callable[[Trial, f
                 verbose=0,
             ),
         ).fit()
+    shutil.rmtree(scratch, ignore_errors=True)
     if plan.fault:
         raise WhorlError(plan.fault) from next(iter(results.errors), None)
 

@@ -28,7 +28,7 @@ def pareto_figure(numbers: Sequence[int], values: npt.NDArray[np.float64], best:
         axes = figure.subplots(len(DETECTION), 1, sharex=True)
         for ax, (column, name) in zip(axes, enumerate(DETECTION), strict=True):
             share = values[:, column]
-            ax.scatter(cost[~on_front], share[~on_front], s=14, color=MUTED, alpha=0.55, linewidths=0, label="another trial does no worse")
+            ax.scatter(cost[~on_front], share[~on_front], s=14, color=MUTED, alpha=0.55, linewidths=0, label="beaten by another trial")
             ax.scatter(cost[on_front], share[on_front], s=26, color=CLEAN, linewidths=0, label="on the Pareto front of all four")
             for number, marker, colour, size, label in ((0, "s", INK, 60, "params.yaml now"), (chosen, "*", ATTACKED, 150, "proposed")):
                 row = list(numbers).index(number)
@@ -42,6 +42,7 @@ def pareto_figure(numbers: Sequence[int], values: npt.NDArray[np.float64], best:
                     label=label,
                 )
             ax.set_title(TITLES[name])
+            ax.margins(0.07)
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=UNIT))
             ax.set_ylabel("detected")
         axes[-1].set_xlabel("operations to inspect an image")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from functools import partial
@@ -46,7 +47,7 @@ UNTOLD = ("trials", "cost_limit")
 def tune_fingerprints(name: str) -> None:
     """Makes, or goes on with, a study; proposes, prints and records what it found."""
     prepare_environment()
-    params, study = load_params(), Study(paths.study(name))
+    params, study = load_params(), study_of(name)
     setting, features = setting_of(params), open_activations(params)
     with ShardStore(study.folder).locked():
         study.begin({**identity(params), **provenance(features)})
@@ -61,7 +62,7 @@ def tune_fingerprints(name: str) -> None:
 
 def apply(name: str, number: int | None) -> None:
     """Writes a trial's params (by default the proposed one's) into the params file, and keeps the old file."""
-    params, study = load_params(), Study(paths.study(name))
+    params, study = load_params(), study_of(name)
     study.require(identity(params))
     if number is None:
         number = int(read_proposal(study)["trial"])
@@ -75,6 +76,13 @@ def apply(name: str, number: int | None) -> None:
     for key, (old, new) in wanted.items():
         print(f"{key}: {old} is now {new}")
     print("`make repro` rebuilds what that changes.")
+
+
+def study_of(name: str) -> Study:
+    """The study of a name; raises WhorlError where that is no name for a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise WhorlError(f"--study: the name is {name!r}, where letters, digits, and _ . - inside were expected.")
+    return Study(paths.study(name))
 
 
 def design_of(params: Params) -> Design:

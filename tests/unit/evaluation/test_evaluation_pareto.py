@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.evaluation.pareto import COST, DETECTION, OBJECTIVES, choose, front
+from pipeline.evaluation.pareto_figure import pareto_figure
 
 VALUES = arrays(np.float64, st.tuples(st.integers(1, 12), st.just(4)), elements=st.integers(0, 3).map(float))
 
@@ -38,3 +39,16 @@ def test_what_is_proposed_is_on_the_front_and_the_best_that_is_cheap_enough(valu
 def test_ties_go_to_the_cheaper_then_to_the_earlier() -> None:
     values = np.array([[0.5, 0.5, 0.5, 3.0], [0.6, 0.4, 0.5, 2.0], [0.6, 0.4, 0.5, 2.0]])
     assert choose(values, [7, 9, 8], 5) == 8
+
+
+def test_the_figure_shows_every_trial_once_in_each_panel_and_marks_the_two() -> None:
+    rng = np.random.default_rng(0)
+    values, numbers = np.column_stack([rng.random((9, 3)), rng.integers(100, 900, 9)]), [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    best = {number for number, yes in zip(numbers, front(values), strict=True) if yes}
+    figure = pareto_figure(numbers, values, best, 5)
+    for column, ax in enumerate(figure.axes):
+        beaten, on_front, now, proposed = (np.asarray(marks.get_offsets()) for marks in ax.collections)
+        shown = np.concatenate([beaten, on_front])
+        assert sorted(map(tuple, shown)) == sorted(map(tuple, values[:, [3, column]]))
+        assert {tuple(point) for point in on_front} == {tuple(values[numbers.index(number), [3, column]]) for number in best}
+        assert now.tolist() == [values[0, [3, column]].tolist()] and proposed.tolist() == [values[4, [3, column]].tolist()]

@@ -112,6 +112,8 @@ def test_what_cannot_be_applied_is_a_sentence(project: Path) -> None:
         apply("fingerprints", 99)
     with pytest.raises(WhorlError, match=r"artifacts/tune/other: there is no study"):
         apply("other", None)
+    with pytest.raises(WhorlError, match=r"--study: the name is '../data'"):
+        apply("../data", None)
     (project / "artifacts/tune/fingerprints/proposal.yaml").unlink()
     with pytest.raises(WhorlError, match="there is no proposal yet"):
         apply("fingerprints", None)
