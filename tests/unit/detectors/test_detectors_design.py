@@ -68,7 +68,8 @@ def test_every_point_stands_for_a_params_file_that_is_valid(path: Path, data: st
 
 
 def _point(**changes: object) -> dict[str, object]:
-    layers = {"k.layer1": 4, "k.layer2": 0, "k.layer3": 8, "k.logits": 2}
+    out = {f"k.{layer}": 0 for layer in WHOLE["digits"].activations.layers}
+    layers = {**out, "k.layer1": 4, "k.layer3": 8, "k.logits": 2}
     own = {"draw": 50, "directions": 8, "shrinkage": 0.123456, "pooling": 0.25, "effect_size": 0.98765, "prefer": "random"}
     return {**layers, **own, **changes}
 
@@ -77,9 +78,9 @@ def test_each_layer_has_its_k_and_one_that_is_left_out_no_weight() -> None:
     base, able = _design(WHOLE["digits"]), _able(WHOLE["digits"])
     prints = tuned(base, _point(), able).fingerprints
     assert prints.k == {"layer1": 4, "layer3": 8, "logits": 2}
-    assert prints.layer_weights == {"layer1": 1.0, "layer2": 0.0, "layer3": 1.0, "logits": 0.2}
+    assert prints.layer_weights == {**dict.fromkeys(able, 0.0), "layer1": 1.0, "layer3": 1.0, "logits": 0.2}
     assert tuned(base, _point(**{"k.layer1": 2, "k.layer3": 2}), able).fingerprints.k == 2, "one number where all are equal"
-    none = tuned(base, _point(**dict.fromkeys(["k.layer1", "k.layer2", "k.layer3", "k.logits"], 0)), able).fingerprints
+    none = tuned(base, _point(**dict.fromkeys([f"k.{layer}" for layer in able], 0)), able).fingerprints
     assert none.k == 1 and none.layer_weights == base.fingerprints.layer_weights
 
 
@@ -108,7 +109,7 @@ def test_the_cost_counts_what_the_detector_fetches_and_multiplies() -> None:
     """Against the sizes of the arrays that one image meets in the detector itself."""
     base, able = _design(WHOLE["digits"]), _able(WHOLE["digits"])
     for design, k in ((base, 4), (tuned(base, _point(draw=60), able), 8)):
-        layout = Layout(("layer1", "layer2", "layer3", "logits"), (0, 512, 1024, 1280, 1290))
+        layout = Layout(tuple(able), tuple(512 * place for place in range(len(able) + 1)))
         indices, _ = sample_index_sets(np.random.default_rng(0), layout, design.fingerprints.k, 90, design.fingerprints.layer_weights)
         rng, m, attacks = np.random.default_rng(1), design.detector.draw, len(design.fingerprints.fit_attacks)
         known = ScoreMoments(rng.normal(size=(2, m)), np.stack([np.eye(m)] * 2))
