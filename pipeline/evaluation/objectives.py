@@ -26,26 +26,26 @@ class Drawn:
 
 
 def cross_fitted(images: Drawn, clean: Drawn) -> npt.NDArray[np.float64]:
-    """The p-values of images against the clean images of the other half, within their group.
+    """The conformal p-values of images against the clean images of the other half, (1 + #{clean scores >= s}) / (n + 1).
 
-    A conformal p-value, (1 + #{clean scores >= s}) / (n + 1), averaged over the L draws that each of the n clean images could
-    have met: the guard's threshold does not change from one look to the next.
+    As with a guard, one draw of every clean image makes the calibration, and it stays what it is however often an image is looked
+    at. Each of the draws makes one, so that no figure hangs on a single calibration.
 
     Args:
-        images: of any source.
-        clean: the clean images of the same split.
+        images: of any source, L draws of N images.
+        clean: the clean images of the same split, C draws.
 
     Returns:
-        (L, N) in (0, 1]; 1 where the other half has no clean image of the group.
+        (C, L, N) in (0, 1], within each image's group; 1 where the other half has no clean image of it.
     """
-    p = np.ones_like(images.scores)
+    p = np.ones((len(clean.scores), *images.scores.shape))
     for half in (False, True):
         for group in np.unique(images.groups):
             known = (clean.halves != half) & (clean.groups == group)
-            rows = (images.halves == half) & (images.groups == group)
-            reference = np.sort(clean.scores[:, known], axis=None)
-            at_least = len(reference) - np.searchsorted(reference, images.scores[:, rows], side="left")
-            p[:, rows] = (1 + at_least / len(clean.scores)) / (known.sum() + 1)
+            rows = np.flatnonzero((images.halves == half) & (images.groups == group))
+            for calibration, reference in enumerate(np.sort(clean.scores[:, known], axis=1)):
+                at_least = len(reference) - np.searchsorted(reference, images.scores[:, rows], side="left")
+                p[calibration][:, rows] = (1 + at_least) / (len(reference) + 1)
     return p
 
 
@@ -57,13 +57,13 @@ def after_looks(flags: npt.NDArray[np.bool_], looks: int) -> float:
     of one more draw): C(L - c, a) / C(L, a), and that times c / (L - a).
 
     Args:
-        flags: (L, N).
+        flags: (..., L, N): L draws of N images, under any number of calibrations, which are pooled.
         looks: a.
 
     Returns:
         The share; 1 where no image would be sent.
     """
-    draws, flagged = len(flags), flags.sum(axis=0)
+    draws, flagged = flags.shape[-2], flags.sum(axis=-2)
     sent = comb(draws - flagged, looks) / comb(draws, looks)
     if not sent.sum():
         return 1.0

@@ -1,6 +1,6 @@
 """The objectives of a search, each against the sum or the enumeration that its formula stands for."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -19,11 +19,23 @@ def test_p_values_are_those_of_the_other_half_image_by_image(groups: int) -> Non
     rng = np.random.default_rng(groups)
     clean, attacked = _drawn(rng, 40, 5, groups), _drawn(rng, 25, 5, groups, shift=1.0)
     found = cross_fitted(attacked, clean)
-    for look in range(5):
-        for image in range(25):
-            others = [i for i in range(40) if clean.halves[i] != attacked.halves[image] and clean.groups[i] == attacked.groups[image]]
-            above = np.mean([sum(clean.scores[other, i] >= attacked.scores[look, image] for i in others) for other in range(5)])
-            assert found[look, image] == pytest.approx((1 + above) / (len(others) + 1))
+    assert found.shape == (5, 5, 25)
+    for image in range(25):
+        others = [i for i in range(40) if clean.halves[i] != attacked.halves[image] and clean.groups[i] == attacked.groups[image]]
+        for calibration, look in product(range(5), range(5)):
+            above = sum(clean.scores[calibration, i] >= attacked.scores[look, image] for i in others)
+            assert found[calibration, look, image] == pytest.approx((1 + above) / (len(others) + 1))
+
+
+def test_calibrated_by_the_other_half_no_more_than_alpha_of_clean_images_are_flagged() -> None:
+    """Over 400 made sets of 40 images whose draws hang together: the mean is at most alpha, and as near to it as n allows."""
+    rng, rates = np.random.default_rng(11), []
+    for _ in range(400):
+        scores = rng.normal(size=40) + 0.5 * rng.normal(size=(4, 40))
+        clean = Drawn(scores, np.array(["g"] * 40), np.arange(40) % 2 == 0)
+        rates.append((cross_fitted(clean, clean) <= 0.2).mean())
+    error = np.std(rates) / np.sqrt(400)
+    assert np.mean(rates) == pytest.approx(4 / 21, abs=3 * error) and 3 * error < 0.02  # floor(0.2 (20 + 1)) / (20 + 1)
 
 
 def test_an_image_never_meets_a_threshold_made_of_its_own_half() -> None:
@@ -32,8 +44,8 @@ def test_an_image_never_meets_a_threshold_made_of_its_own_half() -> None:
     clean, attacked = _drawn(rng, 60, 4, 2), _drawn(rng, 30, 4, 2)
     moved = Drawn(clean.scores + 100 * clean.halves, clean.groups, clean.halves)
     before, after = cross_fitted(attacked, clean), cross_fitted(attacked, moved)
-    assert (before[:, attacked.halves] == after[:, attacked.halves]).all()
-    assert (before[:, ~attacked.halves] != after[:, ~attacked.halves]).any()
+    assert (before[..., attacked.halves] == after[..., attacked.halves]).all()
+    assert (before[..., ~attacked.halves] != after[..., ~attacked.halves]).any()
 
 
 def test_a_score_that_is_no_number_is_the_most_suspicious() -> None:
@@ -58,6 +70,7 @@ def test_detection_after_looks_is_the_mean_over_all_choices_of_draws(looks: int)
                 rest = [image[draw] for draw in range(6) if draw not in seen]
                 sent, caught = sent + len(rest), caught + sum(rest)
     assert after_looks(flags, looks) == pytest.approx(caught / sent)
+    assert after_looks(np.stack([flags, flags]), looks) == pytest.approx(caught / sent), "calibrations are pooled"
 
 
 def test_detection_after_looks_at_its_ends() -> None:
