@@ -43,7 +43,6 @@ SMALL: dict[str, Any] = {
         "joint": {"kind": "committee", "draw": 20, "committees": 20, "directions": 10, "shrinkage": 0.1, "pooling": 0.2, "seed": 0},
         "likelihood_ratio": {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20},
         "anomaly": {"kind": "fingerprint", "statistic": "anomaly", "draw": 20},
-        "joint": {"kind": "committee", "draw": 12, "committees": 20, "directions": 4, "shrinkage": 0.1, "pooling": 0.5, "seed": 0},
     },
     "transfer.committees": 20,
     "promise.committees": 10,
