@@ -47,9 +47,11 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
     """
     found: dict[str, Tensor] = {}
     handles: list[RemovableHandle] = []
+    modules: dict[str, nn.Module] = dict(classifier.network.named_modules())
     try:
         for layer in layers:
-            handles.append(_module(classifier, layer).register_forward_hook(_recorder(found, layer, read)))
+            module = classifier if layer == LOGITS else _module(modules, layer)
+            handles.append(module.register_forward_hook(_recorder(found, layer, read)))
         yield found
     finally:
         for handle in handles:
@@ -72,10 +74,7 @@ def _first_tensor(output: object) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def _module(classifier: Classifier, layer: str) -> nn.Module:
-    if layer == LOGITS:
-        return classifier
-    modules: dict[str, nn.Module] = dict(classifier.network.named_modules())
+def _module(modules: Mapping[str, nn.Module], layer: str) -> nn.Module:
     if layer and layer in modules:
         return modules[layer]
     names = [name for name in modules if name]
@@ -149,10 +148,19 @@ def pooled(pool: Mapping[str, npt.NDArray[np.int64]]) -> Read:
     """Keeps the pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else."""
 
     def read(layer: str, output: Tensor) -> Tensor:
-        places: list[Any] = [torch.from_numpy(place).to(output.device) for place in np.unravel_index(pool[layer], output.shape[1:])]
-        return output[(slice(None), *places)]
+        flat, places = _as_it_lies(output, pool[layer])
+        return flat.index_select(1, torch.from_numpy(places).to(output.device))
 
     return read
+
+
+def _as_it_lies(output: Tensor, neurons: npt.NDArray[np.int64]) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """An output as (N, neurons) in the order of its memory, and where in that order the neurons are."""
+    if output.ndim != 4 or not output.is_contiguous(memory_format=torch.channels_last):
+        return output.flatten(1), neurons
+    channels, area = output.shape[1], output.shape[2] * output.shape[3]
+    channel, place = np.divmod(neurons, area)
+    return output.permute(0, 2, 3, 1).flatten(1), place * channels + channel
 
 
 def activations(
