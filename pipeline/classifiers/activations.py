@@ -1,7 +1,7 @@
 """Neurons: what chosen modules put out, and a fixed random pool of them a layer (methods, section 1)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -47,11 +47,9 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
     """
     found: dict[str, Tensor] = {}
     handles: list[RemovableHandle] = []
-    modules: dict[str, nn.Module] = dict(classifier.network.named_modules())
     try:
         for layer in layers:
-            module = classifier if layer == LOGITS else _module(modules, layer)
-            handles.append(module.register_forward_hook(_recorder(found, layer, read)))
+            handles.append(_module(classifier, layer).register_forward_hook(_recorder(found, layer, read)))
         yield found
     finally:
         for handle in handles:
@@ -74,10 +72,13 @@ def _first_tensor(output: object) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def _module(modules: Mapping[str, nn.Module], layer: str) -> nn.Module:
-    if layer and layer in modules:
-        return modules[layer]
-    names = [name for name in modules if name]
+def _module(classifier: Classifier, layer: str) -> nn.Module:
+    if layer == LOGITS:
+        return classifier
+    if layer:
+        with suppress(AttributeError):
+            return classifier.network.get_submodule(layer)
+    names = [name for name, _ in classifier.network.named_modules() if name]
     close = get_close_matches(layer, names, n=5)
     top = [name for name in names if "." not in name]
     likely = f"close ones: {', '.join(close)}; " if close else ""
