@@ -54,7 +54,7 @@ class Committee:
         return f"committee, m = {self.m}, R = {self.directions}"
 
 
-SIZES = [Committee(m, directions) for m, directions in ((30, 4), (60, 4), (60, 8), (60, 16), (120, 8), (120, 16), (240, 16))]
+SIZES = [Committee(m, directions) for m, directions in ((30, 4), (60, 1), (60, 4), (60, 8), (60, 16), (120, 8), (120, 16), (240, 16))]
 DEFAULT = Committee(60, 8)
 
 
@@ -74,14 +74,14 @@ class Made:
     bank: Bank
     images: Tensor
 
-    def guard(self, detector: Detector) -> Guard:
-        """A guard with this detector, calibrated on made scores."""
+    def guard(self, detector: Detector, draw_key: bytes | None = None) -> Guard:
+        """A guard with this detector, calibrated on made scores; with a key its draws are keyed."""
         scores = np.sort(np.random.default_rng(0).normal(size=(CLASSES, CALIBRATION)), axis=1)
         groups = {str(label): scores[label] for label in range(CLASSES)}
         calibration = Calibration(groups, {label: str(label) for label in range(CLASSES)})
         shape = {"channels": 3, "height": SIDE, "width": SIDE, "resize": False, "convert": (), "max_pixels": 10**6, "max_bytes": 10**6}
         format, names = ImageFormat.model_validate(shape), tuple(map(str, range(CLASSES)))
-        return Guard(self.classifier, self.pool, detector, calibration, alpha=0.05, class_names=names, format=format)
+        return Guard(self.classifier, self.pool, detector, calibration, alpha=0.05, class_names=names, format=format, draw_key=draw_key)
 
 
 def made() -> Made:
@@ -153,6 +153,7 @@ def _contestants(parts: Made, every: Mapping[str, Detector], images: Tensor) -> 
         return logits
 
     whole = {name: partial(parts.guard(detector).inspect, images) for name, detector in every.items()}
+    whole[f"{DEFAULT.title}, keyed draws"] = partial(parts.guard(every[DEFAULT.title], bytes(32)).inspect, images)
     logits, neurons = activations(parts.classifier, images, parts.pool)
     predicted, count = logits.argmax(1).astype(np.int64), len(logits)
     joint, alone = every[DEFAULT.title], every[f"likelihood_ratio, {DRAWN} drawn"]

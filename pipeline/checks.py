@@ -47,10 +47,9 @@ def check(params: Params, path: Path = PARAMS_FILE) -> None:
     sizes = layer_sizes(classifier, list(params.activations.layers), (image.channels, image.height, image.width))
     pool = choose_neurons(sizes, params.activations.layers, params.activations.seed)
     for layer, weight in params.fingerprints.layer_weights.items():
-        if weight and params.fingerprints.k > len(pool[layer]):
+        if weight and (k := params.fingerprints.layer_k(layer)) > len(pool[layer]):
             raise ParamsError(
-                f"{path}: fingerprints.k: {params.fingerprints.k} is larger than layer {layer!r}, "
-                f"where at most its {len(pool[layer])} neurons were expected."
+                f"{path}: fingerprints.k: {k} is larger than layer {layer!r}, where at most its {len(pool[layer])} neurons were expected."
             )
 
 

@@ -16,6 +16,8 @@ from pipeline.errors import ParamsError, WhorlError
 
 SAYS = "Guards an image classifier against adversarial attacks, at a false-alarm rate that it can promise."
 app = typer.Typer(name="whorl", help=SAYS, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+key = typer.Typer(help="The secret key of keyed draws; it is shown by no command.", no_args_is_help=True)
+app.add_typer(key, name="key")
 
 
 def main() -> None:
@@ -91,6 +93,14 @@ def detect(
         traceback.print_exc()
         status = 2
     raise typer.Exit(status)
+
+
+@key.command()
+def rotate() -> None:
+    """Replaces the draw key in its file by a new one: every image meets another draw; bank and calibration stay as they are."""
+    from pipeline.keys import rotate_draw_key
+
+    print(f"{rotate_draw_key()}: there is a new draw key; a guard that is loaded keeps the old one until it is loaded again.")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,14 @@ from pipeline.data.decode import Unusable, decode_image
 from pipeline.detectors.base import Detector
 from pipeline.detectors.conformal import Calibration
 from pipeline.errors import GuardError
-from pipeline.fingerprints.draws import FreshDraws
+from pipeline.fingerprints.draws import Draws, FreshDraws, KeyedDraws
+from pipeline.keys import draw_key
 from pipeline.params.data import ImageFormat
+from pipeline.params.evaluation import DrawsKind
 
 Images = npt.NDArray[np.uint8] | torch.Tensor | Sequence[Image.Image]
+Pixels = npt.NDArray[np.uint8] | torch.Tensor
+"""Images of the guard's own format, (N, C, H, W): bytes, or floats where floats were given."""
 _WANTED = "where a uint8 array, a float tensor or a sequence of Pillow images was expected"
 
 
@@ -60,8 +64,14 @@ class Inspection:
 
 
 class Guard:
-    """A classifier with its detector. Every call draws fingerprints afresh from the operating system's randomness, so no two
-    calls need agree on an image near the threshold, and nobody can foresee a draw.
+    """A classifier with its detector. Nobody can foresee which fingerprints an image meets.
+
+    By default every call draws afresh from the operating system's randomness, so no two calls need agree on an image near the
+    threshold. With a key the pixels decide, decoded and scaled as the classifier sees them: exactly the same image sent again
+    meets the same draw, and one changed pixel buys a new one. Where a user gives floats, their float32 bytes are the pixels.
+
+    Args:
+        draw_key: 32 secret bytes for keyed draws, which no reply and no representation shows; None for fresh ones.
     """
 
     def __init__(
@@ -74,24 +84,34 @@ class Guard:
         alpha: float,
         class_names: tuple[str, ...],
         format: ImageFormat,
+        draw_key: bytes | None = None,
     ) -> None:
         self.classifier, self.pool = classifier, pool
         self.detector, self.calibration, self.alpha = detector, calibration, alpha
         self.class_names, self.format = class_names, format
+        self._draw_key = draw_key
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Guard":
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", draws: DrawsKind | None = None) -> "Guard":
         """Loads a guard's folder; nothing in it is unpickled.
 
         Args:
             path: what ``publish`` wrote, such as ``artifacts/guard``.
             device: where to compute.
+            draws: ``fresh`` at every call; or ``keyed``, so that exactly the same image meets the same draw again, while one
+                changed pixel buys a new one. None takes what ``publish.draws`` was. For keyed draws the key is read once, here:
+                from the environment or from its file, which is made on first use (see ``pipeline.keys``).
 
         Raises:
+            GuardError: there are no such draws.
             ArtifactError: the folder is no guard, or a file in it was altered.
             ClassifierError: the user's own package behind an import path is missing or has another version.
+            KeyFileError: draws are keyed, and the key cannot be read or made, is open to others than its owner, or is none.
         """
+        if draws not in (None, *get_args(DrawsKind)):
+            raise GuardError(f"draws: {draws!r}, where fresh or keyed was expected.")
         stored = read_guard(Path(path))
+        key = draw_key() if (draws or stored.draws) == "keyed" else None
         classifier = freeze(stored.classifier).to(device)
         return cls(
             classifier,
@@ -101,6 +121,7 @@ class Guard:
             alpha=stored.detector.alpha,
             class_names=stored.class_names,
             format=stored.format,
+            draw_key=key,
         )
 
     def inspect(self, images: Images, *, batch_size: int = 128) -> list[Inspection]:
@@ -124,25 +145,31 @@ class Guard:
             found += self._inspect(batch[start : start + batch_size])
         return found
 
-    def _inspect(self, images: torch.Tensor) -> list[Inspection]:
+    def _inspect(self, pixels: Pixels) -> list[Inspection]:
+        images = pixels if isinstance(pixels, torch.Tensor) else to_float(pixels)
         logits, neurons = activations(self.classifier, images, self.pool)
         predicted = logits.argmax(1).astype(np.int64)
         probabilities = torch.from_numpy(logits).double().softmax(1).numpy()[np.arange(len(predicted)), predicted]
-        scores = self.detector.scores(neurons, predicted, FreshDraws(len(predicted)))
+        scores = self.detector.scores(neurons, predicted, self._draws(pixels))
         p_values, _ = self.calibration.p_values(scores, predicted)
         return [
             Inspection(int(label), self.class_names[label], float(probability), float(p), bool(p <= self.alpha))
             for label, probability, p in zip(predicted, probabilities, p_values, strict=True)
         ]
 
-    def _batch(self, images: Images) -> torch.Tensor:
+    def _draws(self, pixels: Pixels) -> Draws:
+        if self._draw_key is None:
+            return FreshDraws(len(pixels))
+        return KeyedDraws(self._draw_key, pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else pixels)
+
+    def _batch(self, images: Images) -> Pixels:
         if isinstance(images, torch.Tensor):
             return self._tensor(images)
         if isinstance(images, np.ndarray):
             return self._array(images)
         if isinstance(images, Sequence) and not isinstance(images, str | bytes):
             pixels = [self._pixels(row, image) for row, image in enumerate(images)]
-            return to_float(np.stack(pixels)) if pixels else torch.empty((0, *self._shape))
+            return np.stack(pixels) if pixels else np.empty((0, *self._shape), np.uint8)
         raise GuardError(f"images: an object of type {type(images).__name__}, {_WANTED} (a single image as a list of one).")
 
     def _pixels(self, row: int, image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -161,7 +188,7 @@ class Guard:
             raise GuardError(f"images: values from {images.min():g} to {images.max():g}, where [0, 1] was expected.")
         return images
 
-    def _array(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    def _array(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if images.ndim == 3 and self.format.channels == 1:
             images = images[..., None]
         if images.dtype != np.uint8 or images.ndim != 4 or images.transpose(0, 3, 1, 2).shape[1:] != self._shape:
@@ -169,7 +196,7 @@ class Guard:
             raise GuardError(
                 f"images: an array of {images.dtype} {images.shape}, where uint8 (N, {height}, {width}, {channels}) was expected."
             )
-        return to_float(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
     @property
     def _shape(self) -> tuple[int, int, int]:

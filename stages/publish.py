@@ -38,8 +38,9 @@ def main() -> None:
         "detector": paths.detector(params.publish.detector),
         "activations": paths.ACTIVATIONS,
     }
-    config, format = open_artifact(paths.CLASSIFIER, "classifier").json(CONFIG), ImageSet.open(paths.DATA).format
-    write_guard(paths.GUARD, parts, format=format, promise=inputs.promise, card=render_card(inputs, config, str(paths.GUARD)))
+    card = render_card(inputs, open_artifact(paths.CLASSIFIER, "classifier").json(CONFIG), str(paths.GUARD))
+    format = ImageSet.open(paths.DATA).format
+    write_guard(paths.GUARD, parts, format=format, draws=params.publish.draws, promise=inputs.promise, card=card)
     log_run(run_record(params, inputs), uri=tracking_uri(), experiment=params.publish.experiment)
 
 

@@ -17,7 +17,9 @@ from pipeline.artifacts.features import FeatureSet
 from pipeline.artifacts.files import write_arrays, write_bytes, write_json
 from pipeline.artifacts.manifest import open_artifact, seal
 from pipeline.classifiers.model import Classifier
+from pipeline.errors import ArtifactError
 from pipeline.params.data import ImageFormat
+from pipeline.params.evaluation import DrawsKind
 
 POOL = "pool.safetensors"
 ABOUT = "guard.json"
@@ -33,15 +35,17 @@ class StoredGuard:
     detector: CalibratedDetector
     class_names: tuple[str, ...]
     format: ImageFormat
+    draws: DrawsKind
 
 
-def write_guard(folder: Path, parts: dict[str, Path], *, format: ImageFormat, promise: str | None, card: str) -> None:
+def write_guard(folder: Path, parts: dict[str, Path], *, format: ImageFormat, draws: DrawsKind, promise: str | None, card: str) -> None:
     """Copies the parts of a guard into one sealed folder.
 
     Args:
         folder: where to; replaced where it exists.
         parts: the artifacts ``classifier``, ``bank``, ``detector`` and ``activations`` (for its pool).
         format: what the images must be like.
+        draws: which draws it uses; the key of keyed ones is no part of it.
         promise: why the false-alarm promise is void; None where it holds.
         card: what a person should know, in Markdown.
     """
@@ -60,6 +64,7 @@ def write_guard(folder: Path, parts: dict[str, Path], *, format: ImageFormat, pr
         "layers": list(features.layout.layers),
         "class_names": list(features.class_names),
         "format": format.model_dump(mode="json"),
+        "draws": draws,
         "promise_void": promise,
     }
     write_json(folder / ABOUT, about)
@@ -72,10 +77,13 @@ def read_guard(folder: Path) -> StoredGuard:
     artifact = open_artifact(folder, "guard")
     artifact.verify()
     about, pool = artifact.json(ABOUT), artifact.arrays(POOL)
+    if "draws" not in about:
+        raise ArtifactError(f"{folder / ABOUT}: says nothing of draws, where fresh or keyed was expected; run `dvc repro publish`.")
     return StoredGuard(
         load_classifier(artifact),
         {layer: pool[layer] for layer in about["layers"]},
         get_detector(artifact, artifact),
         tuple(about["class_names"]),
         ImageFormat.model_validate(about["format"]),
+        about["draws"],
     )

@@ -17,14 +17,20 @@ from pipeline.random import generator
 
 LOGITS = "logits"
 """The layer name that stands for the classifier's output."""
+RANKED_LOGITS = "ranked_logits"
+"""Stands for the same, each image's logits from the largest to the smallest: how narrowly a class won, whichever came second."""
 
 
 Read = Callable[[str, Tensor], Tensor]
 """(layer, its output (N, ...)) to what is kept of it, (N, neurons): a copy, lest a later in-place operation change it."""
 
 
-def _whole(_layer: str, output: Tensor) -> Tensor:
-    flat = output.flatten(1)
+def _ranked(layer: str, output: Tensor) -> Tensor:
+    return output.sort(1, descending=True).values if layer == RANKED_LOGITS else output
+
+
+def _whole(layer: str, output: Tensor) -> Tensor:
+    flat = _ranked(layer, output).flatten(1)
     return flat.clone() if flat.data_ptr() == output.data_ptr() else flat
 
 
@@ -34,7 +40,7 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
 
     Args:
         classifier: as it is; its hooks are removed when the block ends.
-        layers: module names inside ``classifier.network``, or ``logits``.
+        layers: module names inside ``classifier.network``, ``logits``, or ``ranked_logits``.
         read: what is kept of an output; all of it, where this is left out.
 
     Yields:
@@ -73,7 +79,7 @@ def _first_tensor(output: object) -> Tensor | None:
 
 
 def _module(classifier: Classifier, layer: str) -> nn.Module:
-    if layer == LOGITS:
+    if layer in (LOGITS, RANKED_LOGITS):
         return classifier
     if layer:
         with suppress(AttributeError):
@@ -83,7 +89,7 @@ def _module(classifier: Classifier, layer: str) -> nn.Module:
     top = [name for name in names if "." not in name]
     likely = f"close ones: {', '.join(close)}; " if close else ""
     raise ClassifierError(
-        f"activations.layers: the network has no module {layer!r}, where logits or a module name was expected "
+        f"activations.layers: the network has no module {layer!r}, where logits, ranked_logits or a module name was expected "
         f"({likely}at its top: {', '.join(top) or 'none'})."
     )
 
@@ -120,7 +126,7 @@ def layer_sizes(classifier: Classifier, layers: Iterable[str], image_shape: tupl
 
 
 def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal["all"]], seed: int) -> dict[str, npt.NDArray[np.int64]]:
-    """The pool: for each layer a sorted random sample of its neurons, without repetition.
+    """The pool: for each layer a sorted random sample of its neurons, without repetition; of ranked logits the largest.
 
     A layer's sample depends on the seed, its name, its size and the number wanted alone, so a further layer changes no other.
 
@@ -140,7 +146,11 @@ def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal[
             raise ParamsError(
                 f"activations.layers.{layer}: {count} neurons are wanted, where at most the {size} that the layer has were expected."
             )
-        drawn = np.arange(size) if count == size else generator(seed, "activations", layer).choice(size, count, replace=False)
+        drawn = (
+            np.arange(count)
+            if count == size or layer == RANKED_LOGITS
+            else generator(seed, "activations", layer).choice(size, count, replace=False)
+        )
         pool[layer] = np.sort(drawn).astype(np.int64)
     return pool
 
@@ -149,7 +159,7 @@ def pooled(pool: Mapping[str, npt.NDArray[np.int64]]) -> Read:
     """Keeps the pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else."""
 
     def read(layer: str, output: Tensor) -> Tensor:
-        flat, places = _as_it_lies(output, pool[layer])
+        flat, places = _as_it_lies(_ranked(layer, output), pool[layer])
         return flat.index_select(1, torch.from_numpy(places).to(output.device))
 
     return read

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from pipeline.classifiers.cifar_resnet import BasicBlock
+from pipeline.classifiers.frozen_blocks import FrozenBlocks
 from pipeline.classifiers.model import Classifier, device_of, freeze
 
 Precision = Literal["float32", "bfloat16"]
@@ -39,6 +41,7 @@ def fold(classifier: Classifier, channels: int) -> Classifier:
     with torch.no_grad(), torch.inference_mode(False):
         for convolution, norm in _pairs(folded, example):
             _fold_pair(folded, convolution, norm)
+        _freeze_blocks(folded)
         wanted, got = plain(example), freeze(folded)(example)
     same = bool((wanted - got).abs().max() <= _TOLERANCE * wanted.abs().max().clamp_min(1))
     return folded if same else plain
@@ -110,6 +113,19 @@ def _fold_pair(model: nn.Module, convolution: str, norm: str) -> None:
     conv.weight, conv.bias = nn.Parameter(weight.detach().clone(), False), nn.Parameter(bias.detach().clone(), False)
     parent, _, child = norm.rpartition(".")
     setattr(model.get_submodule(parent), child, _what_is_left(bn))
+
+
+def _freeze_blocks(model: nn.Module) -> None:
+    """Puts ``FrozenBlocks`` in the place of every stage of ours that has no batch norm left."""
+    for name, stage in list(model.named_modules()):
+        if type(stage) is nn.Sequential and len(stage) and all(map(_norm_free, stage)):
+            blocks: list[Any] = list(stage)
+            convolutions = [convolution for block in blocks for convolution in (block.conv1, block.conv2)]
+            model.set_submodule(name, FrozenBlocks(convolutions, [(block.stride, block.fill) for block in blocks]))
+
+
+def _norm_free(block: nn.Module) -> bool:
+    return type(block) is BasicBlock and all(isinstance(norm, nn.Identity) for norm in map(block.get_submodule, ("bn1", "bn2")))
 
 
 def _activates(norm: nn.Module) -> bool:

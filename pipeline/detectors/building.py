@@ -84,7 +84,7 @@ def factor_group(
     if of_clean is None or not any(of_attacked):
         raise WhorlError(f"Group {group} has no clean image or no successful attack of {list(attacked)}, where some of both were expected.")
     known = [moments and moments.of(members) for moments in of_attacked]
-    return members, factor(of_clean.of(members), known, directions=params.directions, shrinkage=params.shrinkage)
+    return members, factor(of_clean.of(members), known, directions=params.directions, shrinkage=params.shrinkage, pooling=params.pooling)
 
 
 def build_detector(stream: Stream, bank: Bank, params: DetectorParams, attacks: Sequence[str]) -> Detector:

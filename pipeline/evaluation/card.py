@@ -33,6 +33,7 @@ def render_card(inputs: ReportInputs, config: Mapping[str, Any], folder: str) ->
         layers=list(inputs.params["activations"]["layers"]),
         detector=inputs.guard_detector,
         draw=settings["draw"],
+        draws=inputs.params["publish"]["draws"],
         alpha=inputs.alpha,
         folder=folder,
     )

@@ -13,6 +13,7 @@ estimate than evidence. The likelihood under attack is a mixture over the attack
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -47,23 +48,33 @@ class Factored:
         return len(self.weights)
 
 
-def factor(clean: ScoreMoments, attacked: list[ScoreMoments | None], *, directions: int, shrinkage: float) -> Factored:
+def factor(clean: ScoreMoments, attacked: list[ScoreMoments | None], *, directions: int, shrinkage: float, pooling: float) -> Factored:
     """Factors the joint log-ratio of C committees.
 
     Args:
         clean: (C, m) means and (C, m, m) covariances of the committees' scores on clean images.
         attacked: the same for each attack; None for one that never reached the group.
-        directions: R, at most m.
+        directions: R, at most m; with a pooling of 1 a single one is exact, and R is 1.
         shrinkage: share of the diagonal in every covariance (Ledoit and Wolf's target of unequal variances), in [0, 1]: 0 takes the
             covariances as estimated, 1 makes the fingerprints independent.
+        pooling: share of the mean of all covariances, clean and attacked, in each of them, in [0, 1] (Friedman, JASA 84, 1989): 0 is
+            quadratic discriminant analysis, 1 linear.
     """
-    base = np.linalg.cholesky(_shrunk(clean.covariance, shrinkage, clean.covariance))
-    inverse = np.linalg.inv(base)
-    parts = [_directions(inverse, clean, moments, directions, shrinkage) for moments in attacked]
+    common = np.mean([moments.covariance for moments in (clean, *attacked) if moments is not None], axis=0)
+
+    def settled(moments: ScoreMoments) -> ScoreMoments:
+        mixed = (1 - pooling) * moments.covariance + pooling * common
+        return ScoreMoments(moments.mean, _shrunk(mixed, shrinkage, clean.covariance))
+
+    base = settled(clean)
+    inverse = np.linalg.inv(np.linalg.cholesky(base.covariance))
+    find = partial(_direction, inverse, base) if pooling == 1 else partial(_directions, inverse, base, directions)
+    absent = _absent(inverse, 1 if pooling == 1 else directions)
+    parts = [absent if moments is None else find(settled(moments)) for moments in attacked]
     weights, centre, shift, variance = (np.stack(values, axis=1).astype(np.float32) for values in zip(*parts, strict=True))
     there = np.array([moments is not None for moments in attacked])
     with np.errstate(divide="ignore"):
-        prior = np.broadcast_to(np.log(there / there.sum()), (len(base), len(there)))
+        prior = np.broadcast_to(np.log(there / there.sum()), (len(inverse), len(there)))
     return Factored(weights, centre, shift, variance, np.ascontiguousarray(prior, np.float32))
 
 
@@ -177,20 +188,32 @@ RIDGE = 1e-3
 """Of the clean variance of each score: what a Gaussian never goes below."""
 
 
-def _directions(
-    inverse: Floats, clean: ScoreMoments, moments: ScoreMoments | None, count: int, shrinkage: float
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """The ``count`` directions that tell most: W (C, R, m), W mu_0, W (mu_f - mu_0) and the attacked variances (C, R)."""
-    if moments is None:  # never looked at, since its prior is 0
-        shape = (len(inverse), count)
-        return np.zeros((*shape, inverse.shape[1])), np.zeros(shape), np.zeros(shape), np.ones(shape)
-    attacked = _shrunk(moments.covariance, shrinkage, clean.covariance)
-    variance, vectors = np.linalg.eigh(inverse @ attacked @ inverse.transpose(0, 2, 1))
+Directions = tuple[Floats, Floats, Floats, Floats]
+"""W (C, R, m), W mu_0, W (mu_f - mu_0) and the attacked variances (C, R)."""
+
+
+def _directions(inverse: Floats, clean: ScoreMoments, count: int, attacked: ScoreMoments) -> Directions:
+    """The ``count`` directions that tell most."""
+    variance, vectors = np.linalg.eigh(inverse @ attacked.covariance @ inverse.transpose(0, 2, 1))
     weights = vectors.transpose(0, 2, 1) @ inverse
-    shift = np.einsum("crm,cm->cr", weights, moments.mean - clean.mean)
+    shift = np.einsum("crm,cm->cr", weights, attacked.mean - clean.mean)
     # Twice the symmetric divergence of N(d, v) and N(0, 1) in each direction.
     divergence = variance + (1 + shift**2) / variance + shift**2 - 2
     best = np.argsort(-divergence, axis=1, kind="stable")[:, :count]
     weights = np.take_along_axis(weights, best[..., None], axis=1)
     shift, variance = (np.take_along_axis(values, best, axis=1) for values in (shift, variance))
     return weights, np.einsum("crm,cm->cr", weights, clean.mean), shift, variance
+
+
+def _direction(inverse: Floats, clean: ScoreMoments, attacked: ScoreMoments) -> Directions:
+    """The one direction in which two Gaussians of one covariance differ: S^-1 (mu_f - mu_0), scaled to a variance of 1 (Fisher 1936)."""
+    apart = np.einsum("crm,cm->cr", inverse, attacked.mean - clean.mean)
+    distance = np.linalg.norm(apart, axis=1, keepdims=True)
+    weights = np.einsum("cr,crm->cm", apart / np.maximum(distance, np.finfo(float).tiny), inverse)[:, None]
+    return weights, np.einsum("crm,cm->cr", weights, clean.mean), distance, np.ones_like(distance)
+
+
+def _absent(inverse: Floats, count: int) -> Directions:
+    """Stands for an attack that never reached the group; never looked at, since its prior is 0."""
+    shape = (len(inverse), count)
+    return np.zeros((*shape, inverse.shape[1])), np.zeros(shape), np.zeros(shape), np.ones(shape)

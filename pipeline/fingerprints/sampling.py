@@ -57,28 +57,34 @@ def _follow(taken: npt.NDArray[np.bool_], earlier: npt.NDArray[np.int64]) -> npt
 
 
 def sample_index_sets(
-    rng: np.random.Generator, layout: Layout, k: int, count: int, layer_weights: Mapping[str, float]
+    rng: np.random.Generator, layout: Layout, k: int | Mapping[str, int], count: int, layer_weights: Mapping[str, float]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16]]:
     """Draws candidate fingerprints, each a uniform k-subset of one layer's neurons (Fisher et al. 2024, section 3).
 
     Args:
         rng: the source of all randomness.
         layout: which columns belong to which layer.
-        k: neurons in a fingerprint.
+        k: neurons in a fingerprint; or layer to that number, each a divisor of the largest.
         count: how many candidates, F.
         layer_weights: layer to the weight with which it is drawn; a layer that is not named is never drawn.
 
     Returns:
-        indices: (F, k) int32 columns of the neurons, growing inside a row and without repetition.
+        indices: (F, k) int32 columns of the neurons, growing inside a row; without repetition, but that in a layer whose k is smaller
+            than the largest each neuron stands as often as fills the row, which leaves the mean as it is.
         layer: (F,) int16, the position in ``layout.layers`` of each candidate's layer.
 
     Raises:
         ParamsError: a layer that may be drawn is not in the layout or has fewer than k neurons, or none may be drawn.
     """
-    weights = _weights(layout, k, layer_weights)
-    layer = rng.choice(len(weights), size=count, p=weights / weights.sum())
-    inside = distinct(rng.random((count, k)), layout.sizes[layer])
-    indices = np.sort(inside + np.array(layout.offsets, np.int64)[layer, None], axis=1)
+    sizes = np.array([k if isinstance(k, int) else k.get(layer, 1) for layer in layout.layers], np.int64)
+    weights = _weights(layout, sizes, layer_weights)
+    layer, widest = rng.choice(len(weights), size=count, p=weights / weights.sum()), int(sizes[weights > 0].max())
+    uniform, indices = rng.random((count, widest)), np.empty((count, widest), np.int64)
+    for size in np.unique(sizes[layer]):
+        rows = np.flatnonzero(sizes[layer] == size)
+        inside = distinct(uniform[rows, :size], layout.sizes[layer[rows]])
+        indices[rows] = inside.repeat(widest // size, axis=1)
+    indices = np.sort(indices + np.array(layout.offsets, np.int64)[layer, None], axis=1)
     return indices.astype(np.int32), layer.astype(np.int16)
 
 
@@ -90,7 +96,7 @@ def sample_block(
     return sample_index_sets(rng, layout, params.k, count, params.layer_weights)
 
 
-def _weights(layout: Layout, k: int, layer_weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
+def _weights(layout: Layout, sizes: npt.NDArray[np.int64], layer_weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
     drawn = {layer: weight for layer, weight in layer_weights.items() if weight}
     if not drawn:
         raise ParamsError("fingerprints.layer_weights: gives no layer a weight, where at least one above 0 was expected.")
@@ -99,6 +105,7 @@ def _weights(layout: Layout, k: int, layer_weights: Mapping[str, float]) -> npt.
             raise ParamsError(f"fingerprints.layer_weights.{layer}: is {weight:g}, where a weight of 0 or more was expected.")
         if layer not in layout.layers:
             raise ParamsError(f"fingerprints.layer_weights: {layer!r} is not kept, where one of {list(layout.layers)} was expected.")
-        if k > (size := int(layout.sizes[layout.layers.index(layer)])):
+        k, size = (int(of[layout.layers.index(layer)]) for of in (sizes, layout.sizes))
+        if k > size:
             raise ParamsError(f"fingerprints.k: {k} is larger than layer {layer!r}, where at most its {size} neurons were expected.")
     return np.array([drawn.get(layer, 0.0) for layer in layout.layers])

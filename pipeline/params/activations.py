@@ -9,6 +9,7 @@ class ActivationParams(Section):
     """Which layers are looked at, and how many of their neurons."""
 
     layers: dict[str, Positive | Literal["all"]]
-    """Module name (or ``logits``) to how many of its neurons, drawn once at random, are kept."""
+    """Module name to how many of its neurons, drawn once at random, are kept. ``logits`` stands for the output, ``ranked_logits`` for the
+    output from its largest number to its smallest, of which the largest are kept."""
     seed: Seed
     batch_size: Positive

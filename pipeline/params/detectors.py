@@ -28,6 +28,8 @@ class CommitteeDetectorParams(Section):
     """Directions kept against each attack (R), those that tell most; with as many as ``draw`` the joint ratio is exact."""
     shrinkage: Annotated[float, Field(ge=0, le=1)]
     """Share of the diagonal in every covariance; with 1 the fingerprints count as independent."""
+    pooling: Annotated[float, Field(ge=0, le=1)]
+    """Share of the mean of all covariances, clean and attacked, in each; with 1 the ratio is linear, in a single direction."""
     seed: Seed
     """Of the draw of the committees."""
 
@@ -35,6 +37,8 @@ class CommitteeDetectorParams(Section):
     def _directions_exist(self) -> Self:
         if self.directions > self.draw:
             raise ValueError(f"directions is {self.directions}, where at most draw, {self.draw}, was expected")
+        if self.pooling == 1 and self.directions != 1:
+            raise ValueError(f"directions is {self.directions}, where 1 was expected, since with a pooling of 1 there is but one")
         return self
 
 

@@ -1,10 +1,14 @@
 """``evaluation`` and ``publish``: what is measured, and what is handed over."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.params.base import Count, Name, Positive, Section, Seed, Unique
+
+DrawsKind = Literal["fresh", "keyed"]
+"""Fresh at every call; or keyed, by a secret hash of an image's pixels: the same image meets the same draw, and one changed pixel
+buys a new one."""
 
 
 class EvaluationParams(Section):
@@ -25,6 +29,8 @@ class PublishParams(Section):
 
     detector: Name
     """Which of ``detectors`` the guard uses."""
+    draws: DrawsKind
+    """Which draws the guard uses; figures are measured with seeded ones either way."""
     experiment: str
     """The MLflow experiment."""
     gallery: Count

@@ -11,8 +11,8 @@ class FingerprintParams(Section):
     """How candidate fingerprints are sampled."""
 
     seed: Seed
-    k: Positive
-    """Neurons in a fingerprint."""
+    k: Positive | dict[str, Positive]
+    """Neurons in a fingerprint; or layer to that number, each a divisor of the largest, for layers in which few tell most."""
     layer_weights: dict[str, Annotated[float, Field(ge=0)]]
     """Layer to its weight when the layer of a candidate is drawn; all neurons of a candidate are of one layer."""
     candidates: Positive
@@ -26,7 +26,18 @@ class FingerprintParams(Section):
     def _usable(self) -> Self:
         if not any(self.layer_weights.values()):
             raise ValueError("layer_weights gives no layer a weight above 0")
+        drawn = [layer for layer, weight in self.layer_weights.items() if weight]
+        if isinstance(self.k, dict):
+            if missing := [layer for layer in drawn if layer not in self.k]:
+                raise ValueError(f"k has no {missing}, where a number for every layer with a weight was expected")
+            widest = max(self.k[layer] for layer in drawn)
+            if uneven := [layer for layer in drawn if widest % self.k[layer]]:
+                raise ValueError(f"k is {self.k[uneven[0]]} in layer {uneven[0]!r}, where a divisor of the largest, {widest}, was expected")
         return self
+
+    def layer_k(self, layer: str) -> int:
+        """Neurons in a fingerprint of a layer."""
+        return self.k[layer] if isinstance(self.k, dict) else self.k
 
 
 class SelectionParams(Section):

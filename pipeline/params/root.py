@@ -102,7 +102,7 @@ def _channel_problems(params: Params) -> list[str]:
 
 
 def _fingerprint_problems(params: Params) -> list[str]:
-    layers, k = params.activations.layers, params.fingerprints.k
+    layers = params.activations.layers
     problems = [
         f"fingerprints.layer_weights: has no {layer!r}, which activations.layers keeps, where a weight was expected (0 leaves it out)"
         for layer in layers
@@ -113,7 +113,7 @@ def _fingerprint_problems(params: Params) -> list[str]:
             problems.append(
                 f"fingerprints.layer_weights: {layer!r} is not kept, where one of activations.layers, {sorted(layers)}, was expected"
             )
-        elif weight and isinstance(size := layers[layer], int) and k > size:
+        elif weight and isinstance(size := layers[layer], int) and (k := params.fingerprints.layer_k(layer)) > size:
             problems.append(
                 f"fingerprints.k: {k} is larger than layer {layer!r}, where at most the {size} neurons "
                 f"of activations.layers.{layer} were expected"

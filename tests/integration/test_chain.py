@@ -16,6 +16,7 @@ from scipy.stats import betabinom, rankdata
 
 from pipeline.artifacts.images import ImageSet
 from pipeline.guard import Guard
+from pipeline.keys import rotate_draw_key
 
 
 def _json(chain: Chain, name: str) -> Any:
@@ -137,6 +138,25 @@ def test_the_guard_draws_afresh_at_every_call(finished: Chain) -> None:
     first = [guard.inspect(image)[0].p_value for _ in range(30)]
     np.random.seed(0)
     assert [guard.inspect(image)[0].p_value for _ in range(30)] != first
+
+
+def test_a_guard_says_which_draws_it_uses_and_can_be_told(finished: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WHORL_DRAW_KEY", raising=False)
+    monkeypatch.setenv("WHORL_DRAW_KEY_FILE", str(tmp_path / "draw.key"))
+    folder = finished.artifacts / "guard"
+    images = ImageSet.open(finished.artifacts / "data").read_split("test").images[:40].transpose(0, 2, 3, 1)
+    assert (
+        json.loads((folder / "guard.json").read_text())["draws"] == "fresh"
+        and "The draws are **fresh**" in (folder / "README.md").read_text()
+    )
+    Guard.load(folder).inspect(images)
+    assert not (tmp_path / "draw.key").exists(), "fresh draws need no key"
+    first = Guard.load(folder, draws="keyed").inspect(images)
+    assert Guard.load(folder, draws="keyed").inspect(images) == first, "a guard loaded again has the same key"
+    written = [path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()]
+    assert not any((tmp_path / "draw.key").read_bytes().strip() in content for content in written)
+    rotate_draw_key()
+    assert Guard.load(folder, draws="keyed").inspect(images) != first
 
 
 def test_an_altered_guard_is_refused(finished: Chain, tmp_path: Path) -> None:

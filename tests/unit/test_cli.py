@@ -24,7 +24,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_help_names_the_commands(project: Path) -> None:
     done = _whorl("--help", cwd=project)
-    assert done.returncode == 0 and all(name in done.stdout for name in ("repro", "check", "preset", "detect", "ui"))
+    assert done.returncode == 0 and all(name in done.stdout for name in ("repro", "check", "preset", "detect", "ui", "key"))
 
 
 def test_a_preset_replaces_the_params_and_keeps_the_old_ones(project: Path) -> None:
@@ -66,3 +66,19 @@ def test_a_factory_in_the_current_folder_is_found(project: Path) -> None:
         YAML().dump(preset, file)
     done = _whorl("check", cwd=project)
     assert "mine was asked for a network" in done.stderr, done.stderr
+
+
+def test_a_key_is_rotated_and_not_shown(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = project / "mine.key"
+    monkeypatch.delenv("WHORL_DRAW_KEY", raising=False)
+    monkeypatch.setenv("WHORL_DRAW_KEY_FILE", str(path))
+    keys = []
+    for _ in range(2):
+        done = _whorl("key", "rotate", cwd=project)
+        keys.append(path.read_text().strip())
+        assert done.returncode == 0 and done.stdout.startswith(f"{path}: ") and keys[-1] not in done.stdout + done.stderr
+    assert keys[0] != keys[1] and path.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("WHORL_DRAW_KEY", keys[1])
+    done = _whorl("key", "rotate", cwd=project)
+    assert done.returncode == 2 and "WHORL_DRAW_KEY" in done.stderr and "Traceback" not in done.stderr
+    assert keys[1] not in done.stdout + done.stderr and path.read_text().strip() == keys[1]

@@ -1,6 +1,7 @@
 """What the guard takes and refuses; what it says is looked at in a real run by the integration tests."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,24 +9,34 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.artifacts.detectors import CalibratedDetector
+from pipeline.artifacts.files import write_arrays, write_json
+from pipeline.artifacts.guards import StoredGuard
+from pipeline.artifacts.manifest import seal
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
 from pipeline.classifiers.model import Classifier, freeze
 from pipeline.data.decode import decode
 from pipeline.detectors.conformal import Calibration
-from pipeline.errors import GuardError
+from pipeline.errors import ArtifactError, GuardError
+from pipeline.fingerprints.draws import FreshDraws, KeyedDraws
 from pipeline.guard import Guard
+from pipeline.keys import KeyFileError
 from pipeline.params.data import ImageFormat
+from pipeline.params.detectors import FingerprintDetectorParams
 
 
 class Brightness:
     """A detector whose score can be known beforehand: the first kept neuron, whatever is drawn."""
 
     def scores(self, neurons: Any, predicted: Any, draws: Any) -> Any:
-        self.drawn = draws.uniform("draw", (4,))
+        self.source, self.drawn = draws, draws.uniform("draw", (4,))
         return neurons[:, 0].astype(np.float64)
 
 
-def _guard(channels: int = 3, size: int = 8, **changes: Any) -> Guard:
+KEY = bytes(range(200, 232))
+
+
+def _guard(channels: int = 3, size: int = 8, draw_key: bytes | None = None, **changes: Any) -> Guard:
     torch.manual_seed(0)
     network = cifar_resnet20(4, channels)
     classifier = freeze(Classifier(network, (0.0,) * channels, (1.0,) * channels, (size, size)))
@@ -34,7 +45,8 @@ def _guard(channels: int = 3, size: int = 8, **changes: Any) -> Guard:
     format = ImageFormat.model_validate({"channels": channels, "height": size, "width": size} | fields)
     calibration = Calibration({"pooled": scores}, dict.fromkeys(range(4), "pooled"))
     pool = {"logits": np.arange(4)}
-    return Guard(classifier, pool, Brightness(), calibration, alpha=0.05, class_names=tuple("abcd"), format=format)
+    detector = Brightness()
+    return Guard(classifier, pool, detector, calibration, alpha=0.05, class_names=tuple("abcd"), format=format, draw_key=draw_key)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +92,98 @@ def test_every_call_has_draws_of_its_own(guard: Guard, pixels: Any) -> None:
     assert len(set(seen)) == 3
 
 
-def test_an_answer_says_nothing_of_the_draw(guard: Guard, pixels: Any) -> None:
-    said = guard.inspect(pixels)[0].to_json()
-    assert set(said) == {"label", "label_name", "probability", "p_value", "flagged", "verdict"}
+@pytest.mark.parametrize("key", [None, KEY], ids=["fresh", "keyed"])
+def test_an_answer_says_nothing_of_the_draw(pixels: Any, key: bytes | None) -> None:
+    """A closed list: what is added to it is added here, after a thought of what it gives away."""
+    found = _guard(draw_key=key).inspect(pixels)[0]
+    assert set(found.to_json()) == {"label", "label_name", "probability", "p_value", "flagged", "verdict"}
+    assert set(vars(found)) == {"label", "label_name", "probability", "p_value", "flagged"}
+    assert {type(value) for value in vars(found).values()} <= {int, float, str, bool}
+
+
+def _drawn(guard: Guard, images: Any, **options: Any) -> Any:
+    guard.inspect(images, **options)
+    return guard.detector.drawn  # type: ignore[attr-defined]
+
+
+def test_a_keyed_guard_meets_the_same_image_with_the_same_draw(pixels: Any) -> None:
+    guard = _guard(draw_key=KEY)
+    whole = _drawn(guard, pixels)
+    assert len({row.tobytes() for row in whole}) == 5
+    assert (whole == KeyedDraws(KEY, pixels.transpose(0, 3, 1, 2)).uniform("draw", (4,))).all(), "the pixels as C, H, W"
+    assert (_drawn(guard, pixels, batch_size=4) == whole[4:]).all(), "the last batch, of one"
+    assert (_drawn(guard, pixels[[2, 2]]) == whole[2]).all()
+    assert (_drawn(_guard(draw_key=KEY), [Image.fromarray(image) for image in pixels]) == whole).all()
+    assert (_drawn(_guard(draw_key=KEY[::-1]), pixels) != whole).any(axis=1).all()
+
+
+def test_a_changed_pixel_buys_a_new_draw(pixels: Any) -> None:
+    guard, changed = _guard(draw_key=KEY), pixels.copy()
+    changed[:, 7, 7, 2] ^= 1
+    assert (_drawn(guard, changed) != _drawn(guard, pixels)).any(axis=1).all()
+
+
+def test_floats_are_keyed_by_their_own_bytes(pixels: Any) -> None:
+    guard, floats = _guard(draw_key=KEY), torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    drawn = _drawn(guard, floats)
+    assert (drawn == KeyedDraws(KEY, floats.numpy()).uniform("draw", (4,))).all()
+    for same in (floats.double(), floats.contiguous(), floats.clone().requires_grad_()):
+        assert (_drawn(guard, same) == drawn).all()
+    assert (_drawn(guard, pixels) != drawn).any(axis=1).all(), "bytes meet draws of their own, as the docstring says"
+
+
+def test_the_picture_that_is_inspected_is_what_is_keyed(guard: Guard) -> None:
+    """Other files of the same pixels, and other metadata, buy nothing; what scaling levels out buys nothing either."""
+    keyed, image = _guard(draw_key=KEY), Image.fromarray(np.full((8, 8, 3), 77, np.uint8))
+    again = Image.open(io.BytesIO(_file(image, "PNG", compress_level=1)))
+    large = Image.fromarray(np.full((20, 30), 77, np.uint8))
+    drawn = _drawn(keyed, [image, again, large])
+    assert (drawn == drawn[0]).all()
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["fresh", "keyed"])
+def test_a_guard_draws_as_it_was_told_and_shows_no_key(pixels: Any, key: bytes | None) -> None:
+    guard = _guard(draw_key=key)
+    guard.inspect(pixels)
+    source = guard.detector.source  # type: ignore[attr-defined]
+    assert isinstance(source, KeyedDraws if key else FreshDraws)
+    shown = "".join(f"{thing!r} {thing}" for thing in (guard, source, guard.inspect(pixels)))
+    assert KEY.hex() not in shown and repr(KEY)[2:-1] not in shown
+
+
+@pytest.mark.parametrize("published", ["fresh", "keyed"])
+@pytest.mark.parametrize("asked", [None, "fresh", "keyed"])
+def test_a_loaded_guard_draws_as_published_or_as_asked(
+    pixels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Any, asked: Any
+) -> None:
+    """The key is read where it is used, and only there."""
+    made = _guard()
+    params = FingerprintDetectorParams(kind="fingerprint", statistic="vote", draw=4)
+    detector = CalibratedDetector(made.detector, made.calibration, params, 0.05)
+    stored = StoredGuard(made.classifier, made.pool, detector, made.class_names, made.format, published)
+    monkeypatch.setattr("pipeline.guard.read_guard", lambda folder: stored)
+    monkeypatch.delenv("WHORL_DRAW_KEY", raising=False)
+    monkeypatch.setenv("WHORL_DRAW_KEY_FILE", str(tmp_path / "draw.key"))
+    drawn = [_drawn(Guard.load("anywhere", draws=asked), pixels) for _ in range(2)]
+    keyed = (asked or published) == "keyed"
+    assert (drawn[0] == drawn[1]).all() == keyed == (tmp_path / "draw.key").exists()
+    if keyed:
+        (tmp_path / "draw.key").chmod(0o644)
+        with pytest.raises(KeyFileError, match="mode is 0644"):
+            Guard.load("anywhere", draws=asked)
+
+
+def test_a_guard_of_before_there_were_kinds_of_draws_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "guard.json", {"layers": ["logits"]})
+    write_arrays(tmp_path / "pool.safetensors", {"logits": np.arange(4)})
+    seal(tmp_path, kind="guard", stage="publish", about={})
+    with pytest.raises(ArtifactError, match=r"guard\.json: says nothing of draws, where fresh or keyed was expected"):
+        Guard.load(tmp_path)
+
+
+def test_draws_that_there_are_not_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GuardError, match=r"^draws: 'static', where fresh or keyed was expected\.$"):
+        Guard.load(tmp_path, draws="static")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

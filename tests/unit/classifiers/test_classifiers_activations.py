@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes, tap
+from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes, pooled, tap
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.errors import ClassifierError, ParamsError
@@ -86,9 +86,9 @@ def test_sizing_leaves_the_classifier_as_it_was(mode: bool) -> None:
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        ("layer4", r"no module 'layer4', where logits or a module name was expected \(close ones: .*layer3.*at its top: stem, layer1"),
+        ("layer4", r"no module 'layer4', where logits, ranked_logits or a module name was expected \(close ones: .*layer3.*at its top: stem, layer1"),
         ("", r"no module ''"),
-        ("qqqq", r"no module 'qqqq', where logits or a module name was expected \(at its top: stem, layer1, layer2, layer3, fc\)"),
+        ("qqqq", r"no module 'qqqq', where logits, ranked_logits or a module name was expected \(at its top: stem, layer1, layer2, layer3, fc\)"),
     ],
 )
 def test_a_name_that_is_no_module_is_said(layer: str, said: str) -> None:
@@ -203,3 +203,27 @@ def test_an_error_in_the_block_removes_the_hooks() -> None:
     with pytest.raises(ZeroDivisionError), tap(classifier, ["layer1"]):
         raise ZeroDivisionError
     assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_ranked_logits_are_the_logits_in_order() -> None:
+    classifier, layers = resnet(), {"ranked_logits": 4, "logits": "all"}
+    pool = choose_neurons(layer_sizes(classifier, list(layers), (1, 8, 8)), layers, 0)  # type: ignore[arg-type]
+    assert pool["ranked_logits"].tolist() == [0, 1, 2, 3], "the largest, whatever the seed"
+    logits, neurons = activations(classifier, to_float(images(6)), pool)
+    np.testing.assert_array_equal(neurons[:, :4], -np.sort(-logits, axis=1)[:, :4])
+    np.testing.assert_array_equal(neurons[:, 4:], logits)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_is_picked_is_what_the_whole_layer_has_there(layout: torch.memory_format) -> None:
+    """In (channel, row, column) order, however the output lies in memory, with gradients to the images."""
+    classifier, batch = resnet().to(memory_format=layout), to_float(images(3)).contiguous(memory_format=layout)
+    pool = choose_neurons(layer_sizes(classifier, ["layer1", "layer3"], (1, 8, 8)), {"layer1": 20, "layer3": 30}, 0)
+    leaf = batch.clone().requires_grad_()
+    with tap(classifier, pool) as whole:
+        classifier(batch)
+    with tap(classifier, pool, pooled(pool)) as picked:
+        classifier(leaf)
+    for layer, places in pool.items():
+        torch.testing.assert_close(picked[layer].detach(), whole[layer][:, torch.from_numpy(places)], rtol=0, atol=0)
+    assert torch.autograd.grad(picked["layer3"].sum(), leaf)[0].abs().sum() > 0

@@ -93,7 +93,7 @@ def made() -> Made:
     return Made(fit, calibrate, test, fitted_bank(fit), group_classes(fit[CLEAN].predicted, CLASSES, 600, 0.05))
 
 
-COMMITTEE = CommitteeDetectorParams(kind="committee", draw=20, committees=50, directions=4, shrinkage=0.1, seed=0)
+COMMITTEE = CommitteeDetectorParams(kind="committee", draw=20, committees=50, directions=4, shrinkage=0.1, pooling=0.5, seed=0)
 
 
 def stream(fit: dict[str, Features]) -> Stream:

@@ -17,10 +17,12 @@ def random_moments(rng: np.random.Generator, shift: float = 0.0) -> ScoreMoments
     return ScoreMoments(rng.normal(shift, 1, (COMMITTEES, M)), root @ root.transpose(0, 2, 1))
 
 
-def made(directions: int, shrinkage: float, absent: bool = False) -> tuple[ScoreMoments, list[ScoreMoments | None], Factored]:
+def made(
+    directions: int, shrinkage: float, absent: bool = False, pooling: float = 0.0
+) -> tuple[ScoreMoments, list[ScoreMoments | None], Factored]:
     rng = np.random.default_rng(0)
     clean, attacked = random_moments(rng), [random_moments(rng, 1), None if absent else random_moments(rng, -1), random_moments(rng)]
-    return clean, attacked, factor(clean, attacked, directions=directions, shrinkage=shrinkage)
+    return clean, attacked, factor(clean, attacked, directions=directions, shrinkage=shrinkage, pooling=pooling)
 
 
 def scores_of(factored: Factored, neurons: np.ndarray, indices: np.ndarray, which: np.ndarray) -> np.ndarray:
@@ -37,12 +39,14 @@ def images(count: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.normal(size=(count, D)).astype(np.float32), indices, rng.integers(0, COMMITTEES, count)
 
 
-def expected(clean: ScoreMoments, attacked: list[ScoreMoments | None], shrinkage: float) -> np.ndarray:
+def expected(clean: ScoreMoments, attacked: list[ScoreMoments | None], shrinkage: float, pooling: float) -> np.ndarray:
     """Image by image and attack by attack, by SciPy."""
     neurons, indices, which = images()
 
     def density(moments: ScoreMoments, committee: int, s: np.ndarray) -> float:
-        covariance, floor = moments.covariance[committee], np.diag(np.diag(clean.covariance[committee]))
+        every = [each.covariance[committee] for each in (clean, *attacked) if each is not None]
+        covariance = (1 - pooling) * moments.covariance[committee] + pooling * sum(every) / len(every)
+        floor = np.diag(np.diag(clean.covariance[committee]))
         shrunk = (1 - shrinkage) * covariance + shrinkage * np.diag(np.diag(covariance)) + RIDGE * floor
         return float(multivariate_normal.logpdf(s, moments.mean[committee], shrunk))
 
@@ -56,9 +60,10 @@ def expected(clean: ScoreMoments, attacked: list[ScoreMoments | None], shrinkage
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("absent", [False, True])
-def test_with_all_directions_it_is_the_joint_ratio(shrinkage: float, absent: bool) -> None:
-    clean, attacked, factored = made(M, shrinkage, absent)
-    np.testing.assert_allclose(scores_of(factored, *images()), expected(clean, attacked, shrinkage), rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize(("pooling", "directions"), [(0.0, M), (0.4, M), (1.0, 1)])
+def test_with_all_directions_it_is_the_joint_ratio(shrinkage: float, absent: bool, pooling: float, directions: int) -> None:
+    clean, attacked, factored = made(directions, shrinkage, absent, pooling)
+    np.testing.assert_allclose(scores_of(factored, *images()), expected(clean, attacked, shrinkage, pooling), rtol=1e-3, atol=1e-3)
 
 
 def test_fully_shrunk_the_fingerprints_are_independent() -> None:

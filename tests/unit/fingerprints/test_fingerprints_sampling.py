@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 
 from pipeline.errors import ParamsError
 from pipeline.fingerprints.sampling import distinct, sample_index_sets
+from pipeline.fingerprints.scores import fingerprint_scores
 
 
 def floyd(uniform: np.ndarray, size: int) -> list[int]:
@@ -62,6 +63,16 @@ def test_index_sets_lie_in_their_layer_and_follow_the_weights() -> None:
     assert counts[2] == 0
     assert chisquare(counts[:2], [5000, 15_000]).pvalue > 0.001
     assert chisquare(np.bincount(indices[layer == 0].ravel(), minlength=40)).pvalue > 0.001
+
+
+def test_a_layer_can_have_smaller_fingerprints_of_the_same_mean() -> None:
+    weights, neurons = {"early": 1.0, "logits": 1.0}, np.random.default_rng(2).normal(size=(5, LAYOUT.size)).astype(np.float32)
+    indices, layer = sample_index_sets(np.random.default_rng(1), LAYOUT, {"early": 4, "logits": 2}, 200, weights)
+    for row, of in zip(indices, layer, strict=True):
+        assert len(set(row.tolist())) == (4 if of == 0 else 2)
+    scores = fingerprint_scores(neurons, indices)
+    expected = [neurons[:, sorted(set(row.tolist()))].mean(axis=1) for row in indices]
+    np.testing.assert_allclose(scores, np.stack(expected, axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_a_whole_layer_can_be_one_fingerprint() -> None:
