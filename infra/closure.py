@@ -34,7 +34,7 @@ DYNAMIC = {"pipeline.attacks.registry": "pipeline.attacks.families"}
 DATA = {
     "pipeline.artifacts.card": ["pipeline/artifacts/templates/adversarial.md.j2"],
     "pipeline.evaluation.card": ["pipeline/evaluation/templates/card.md.j2"],
-    "pipeline.evaluation.report": ["pipeline/evaluation/templates/report.html.j2"],
+    "pipeline.evaluation.report": ["pipeline/evaluation/templates/report.html.j2", "pipeline/evaluation/templates/studies.html.j2"],
 }
 """Modules to the files that they read beside themselves."""
 

@@ -19,6 +19,7 @@ from pipeline.errors import ArtifactError
 from pipeline.evaluation.card import render_card
 from pipeline.evaluation.figures import detection_overview, fingerprint_heatmap, roc_figure, score_histograms, to_png, training_curves
 from pipeline.evaluation.report import ReportInputs, render_report
+from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
 from pipeline.params.root import Params, load, read_yaml
 from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, curves, log_run, tracking_uri
 
@@ -71,6 +72,10 @@ def write_figures(inputs: ReportInputs) -> None:
     }
     if inputs.history:
         figures["training"] = training_curves(inputs.history)
+    if inputs.transfer:
+        figures["transfer"] = transfer_heatmap(inputs.transfer, inputs.alpha)
+    if inputs.redrawn:
+        figures["promise"] = promise_figure(inputs.redrawn, inputs.alpha)
     for name, figure in figures.items():
         write_bytes(paths.FIGURES / f"{name}.png", to_png(figure))
 
@@ -91,7 +96,7 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
     stages, images = upstream_stages(params), ImageSet.open(paths.DATA)
     metrics = {
         f"{name}.{key}": value
-        for name in ("classifier", "attacks", "detection")
+        for name in ("classifier", "attacks", "detection", "transfer", "promise")
         for key, value in read_json(paths.METRICS / f"{name}.json").items()
     }
     history = curves(inputs.history or [], step="epoch")
@@ -117,7 +122,7 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
         artifacts={
             "": [paths.REPORT],
             "figures": sorted(paths.FIGURES.iterdir()),
-            "scores": [paths.SCORES, paths.CALIBRATION],
+            "scores": [paths.SCORES, paths.CALIBRATION, paths.TRANSFER, paths.REDRAWS, paths.CORRUPTED],
             "metrics": sorted(paths.METRICS.iterdir()),
             "guard": [paths.GUARD / "README.md", paths.GUARD / "manifest.json"],
         },

@@ -18,12 +18,32 @@ RECORDS = ROOT / "records"
 REPORTS = ROOT / "reports"
 SCORES = REPORTS / "scores.parquet"
 CALIBRATION = REPORTS / "calibration.json"
+TRANSFER = REPORTS / "transfer.parquet"
+REDRAWS = REPORTS / "redraws.parquet"
+CORRUPTED = REPORTS / "corrupted.parquet"
 METRICS = REPORTS / "metrics"
 FIGURES = REPORTS / "figures"
 REPORT = REPORTS / "report.html"
 GUARD = ROOT / "guard"
 
-COVERED = (DATA, CLASSIFIER, ATTACKS, ACTIVATIONS, CANDIDATES, BANK, DETECTORS, RECORDS, SCORES, CALIBRATION, METRICS, FIGURES, GUARD)
+COVERED = (
+    DATA,
+    CLASSIFIER,
+    ATTACKS,
+    ACTIVATIONS,
+    CANDIDATES,
+    BANK,
+    DETECTORS,
+    RECORDS,
+    SCORES,
+    CALIBRATION,
+    TRANSFER,
+    REDRAWS,
+    CORRUPTED,
+    METRICS,
+    FIGURES,
+    GUARD,
+)
 
 WORK = ROOT / ".work"
 """Shards under construction, timings and other notes to ourselves: never read by a result, safe to delete."""

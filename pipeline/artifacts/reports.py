@@ -16,7 +16,10 @@ from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
+from pipeline.evaluation.redraws import seed_rates
 from pipeline.evaluation.report import GalleryItem, ReportInputs
+from pipeline.evaluation.studies import PromiseStudy, TransferStudy
+from pipeline.evaluation.transfer import fit_sets
 from pipeline.params.root import Params
 
 Stages = list[tuple[str, str | None]]
@@ -33,6 +36,8 @@ def upstream_stages(params: Params) -> Stages:
         ("select_fingerprints", None),
         *(("train_detector", name) for name in params.detectors),
         ("evaluate", None),
+        ("transfer", None),
+        ("promise", None),
     ]
 
 
@@ -85,6 +90,26 @@ def gather_report(params: Params, commit: str) -> ReportInputs:
         guard_detector=params.publish.detector,
         timings=timings(stages),
         notes=[note for record in records for note in record["notes"]],
+        transfer=_transfer(run_params(records)),
+        redrawn=_redrawn(run_params(records)),
+    )
+
+
+def _transfer(known: dict[str, Any]) -> TransferStudy:
+    families = {name: str(spec["family"]) for name, spec in known["attacks"].items()}
+    fits = fit_sets(known["fingerprints"]["fit_attacks"], families)
+    return TransferStudy(known["transfer"]["detector"], fits, families, read_json(paths.METRICS / "transfer.json"))
+
+
+def _redrawn(known: dict[str, Any]) -> PromiseStudy:
+    study, redraws = known["promise"], read_table(paths.REDRAWS)
+    own = known["detectors"][study["detector"]].get("committees")
+    return PromiseStudy(
+        study["detector"],
+        None if own is None else min(own, study["committees"]),
+        study["corruptions"],
+        {alpha: seed_rates(redraws, alpha) for alpha in known["evaluation"]["alphas"]},
+        read_json(paths.METRICS / "promise.json"),
     )
 
 

@@ -34,6 +34,17 @@ from pipeline.evaluation.figures import (
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
 from pipeline.evaluation.plotting import ROLES, percent
+from pipeline.evaluation.studies import (
+    PromiseStudy,
+    TransferStudy,
+    corruption_rows,
+    promise_rows,
+    promise_sentence,
+    redrawn_attacks,
+    transfer_rows,
+    transfer_sentence,
+)
+from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
 from pipeline.evaluation.verdict import Rate, rate, verdict
 from pipeline.params.flat import flatten
 
@@ -92,6 +103,8 @@ class ReportInputs:
         guard_detector: the detector that the guard uses.
         timings: stage to seconds; empty where unknown.
         notes: sentences.
+        transfer: the detector on attacks that its fit never saw; None where that was not studied.
+        redrawn: the promise over redrawn splits and under corruptions; None where that was not studied.
     """
 
     params: Mapping[str, Any]
@@ -114,6 +127,8 @@ class ReportInputs:
     guard_detector: str
     timings: Mapping[str, float]
     notes: Sequence[str]
+    transfer: TransferStudy | None
+    redrawn: PromiseStudy | None
 
 
 def render_report(inputs: ReportInputs) -> str:
@@ -149,8 +164,30 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "reasons": Counter(str(row["reason"]) for row in inputs.quarantine).most_common(),
         "listed": LISTED,
         "gallery": _gallery(inputs),
+        "transfer": _transfer(inputs.transfer, inputs.alpha) if inputs.transfer else None,
+        "redrawn": _redrawn(inputs.redrawn, inputs, attacks, alphas) if inputs.redrawn else None,
         "flat_params": list(flatten(inputs.params)),
         "colours": ROLES,
+    }
+
+
+def _transfer(study: TransferStudy, alpha: float) -> dict[str, Any]:
+    return {
+        "study": study,
+        "sentence": transfer_sentence(study, alpha),
+        "rows": transfer_rows(study, alpha),
+        "figure": _inline(transfer_heatmap(study, alpha), "transfer", "Detection by attacks of the fit and attacks tested"),
+    }
+
+
+def _redrawn(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:
+    return {
+        "study": study,
+        "sentence": promise_sentence(study, inputs.alpha),
+        "groups": promise_rows(study, alphas, inputs.class_names),
+        "attacks": redrawn_attacks(study, attacks, alphas),
+        "corruptions": corruption_rows(study, alphas),
+        "figure": _inline(promise_figure(study, inputs.alpha), "redrawn", "False alarms by redraw and by corruption"),
     }
 
 

@@ -18,6 +18,7 @@ from pipeline.params.evaluation import EvaluationParams, PublishParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.params.messages import sentences
 from pipeline.params.splits import SplitParams
+from pipeline.params.studies import PromiseParams, TransferParams
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -35,6 +36,8 @@ class Params(Section):
     selection: SelectionParams
     detectors: dict[Name, DetectorParams]
     calibration: CalibrationParams
+    transfer: TransferParams
+    promise: PromiseParams
     evaluation: EvaluationParams
     publish: PublishParams
 
@@ -46,6 +49,7 @@ class Params(Section):
             *_channel_problems(self),
             *_fingerprint_problems(self),
             *_name_problems(self),
+            *_study_problems(self),
             *_draw_problems(self),
             *_alpha_problems(self),
         ]
@@ -132,6 +136,18 @@ def _name_problems(params: Params) -> list[str]:
         for name in params.attacks
         if name == "clean"
     ]
+    return problems
+
+
+def _study_problems(params: Params) -> list[str]:
+    """An image that ``splits.split_seed`` kept from ``train`` has no uniform place under that same salt."""
+    problems = [
+        f"{study}.detector: {name!r} is none of {sorted(params.detectors)}, where one was expected"
+        for study, name in (("transfer", params.transfer.detector), ("promise", params.promise.detector))
+        if name not in params.detectors
+    ]
+    if (own := params.splits.split_seed) in params.promise.split_seeds:
+        problems.append(f"promise.split_seeds: {own} is splits.split_seed, which drew these images, where other salts were expected")
     return problems
 
 

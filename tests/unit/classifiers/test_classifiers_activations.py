@@ -86,9 +86,15 @@ def test_sizing_leaves_the_classifier_as_it_was(mode: bool) -> None:
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        ("layer4", r"no module 'layer4', where logits, ranked_logits or a module name was expected \(close ones: .*layer3.*at its top: stem, layer1"),
+        (
+            "layer4",
+            r"no module 'layer4', where logits, ranked_logits or a module name was expected \(close ones: .*layer3.*top: stem, layer1",
+        ),
         ("", r"no module ''"),
-        ("qqqq", r"no module 'qqqq', where logits, ranked_logits or a module name was expected \(at its top: stem, layer1, layer2, layer3, fc\)"),
+        (
+            "qqqq",
+            r"no module 'qqqq', where logits, ranked_logits or a module name was expected \(at its top: stem, layer1, layer2, layer3, fc\)",
+        ),
     ],
 )
 def test_a_name_that_is_no_module_is_said(layer: str, said: str) -> None:

@@ -1,0 +1,87 @@
+"""Unseen attacks and the redrawn promise in the report: which fits there are, what is said first, and that nothing bad is left out."""
+
+import re
+from dataclasses import replace
+
+import fake_report_run as fake
+import pytest
+
+from pipeline.evaluation.figures import to_png, to_svg
+from pipeline.evaluation.report import render_report
+from pipeline.evaluation.studies import promise_rows, promise_sentence, transfer_rows, transfer_sentence
+from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
+from pipeline.evaluation.transfer import fit_sets, left_out, unseen
+
+TABLE = fake.score_table(images=100)
+
+
+def _page(**changes: object) -> str:
+    few = {"scores": TABLE, "calibration": {"likelihood_ratio": {"pooled": 100}}, "gallery": []}
+    return re.sub(r"\s+", " ", render_report(fake.report_inputs(**few | changes)))
+
+
+def test_a_family_is_left_out_whole_and_stands_alone_whole() -> None:
+    fits = fit_sets(["fgsm", "pgd_targeted", "pgd"], fake.FAMILIES)
+    assert fits == {
+        "all": ["fgsm", "pgd_targeted", "pgd"],
+        "without_fgsm": ["pgd_targeted", "pgd"],
+        "without_pgd": ["fgsm"],
+        "only_fgsm": ["fgsm"],
+        "only_pgd": ["pgd_targeted", "pgd"],
+    }
+    assert fit_sets(["pgd", "pgd_targeted"], fake.FAMILIES) == {"all": ["pgd", "pgd_targeted"]}
+    for name, fitted in fits.items():
+        for attack, family in fake.FAMILIES.items():
+            known = name == "all" or name == f"only_{family}" or (name.startswith("without_") and name != f"without_{family}")
+            assert unseen(attack, fitted, fake.FAMILIES) == (family == "confidence_ifgsm" or not known)
+
+
+def test_the_weakest_unseen_attack_is_said_first() -> None:
+    study = fake.transfer_study()
+    assert transfer_sentence(study, 0.05).startswith("Of images attacked by fgsm, the detector likelihood_ratio flags 31")
+    assert "fitted on all attacks: 93" in transfer_sentence(study, 0.05)
+    worse = {**study.metrics, "without_pgd.pgd.tpr_at_5": 0.02, "without_pgd.pgd.tpr_at_5_low": 0.0}
+    assert transfer_sentence(replace(study, metrics=worse), 0.05).startswith("Of images attacked by pgd,")
+    fits = fit_sets(["pgd", "pgd_targeted"], fake.FAMILIES)
+    assert [left_out(name, fits, fake.FAMILIES) for name in fake.FAMILIES] == ["all", None, None, "all"]
+    assert [left_out(name, study.fits, fake.FAMILIES) for name in fake.FAMILIES][:3] == ["without_fgsm", "without_pgd", "without_pgd"]
+    never = transfer_sentence(replace(study, fits=fits), 0.05)
+    assert "attacked by fgsm" in never and "no attack of that family was in the fit:" in never
+    alone = replace(study, metrics={})
+    assert "is not known" in transfer_sentence(alone, 0.05)
+
+
+def test_every_fit_and_attack_has_a_cell_and_what_could_not_be_made_is_empty() -> None:
+    rows = transfer_rows(fake.transfer_study(), 0.05)
+    assert [row["fit"] for row in rows] == [name.replace("_", " ", 1) for name in fake.transfer_study().fits]
+    for row in rows:
+        assert [cell["attack"] for cell in row["cells"]] == list(fake.FAMILIES)
+        assert all((cell["found"] is None) == (row["fit"] == "only confidence_ifgsm") for cell in row["cells"])
+
+
+@pytest.mark.parametrize(("at_five", "said", "kept"), [(0.047, "in keeping with", 1.0), (0.09, "more than", 0.0)])
+def test_a_kept_and_a_broken_promise_are_told_apart(at_five: float, said: str, kept: float) -> None:
+    study = fake.promise_study(at_five)
+    assert said in promise_sentence(study, 0.05) and "20 redraws" in promise_sentence(study, 0.05)
+    rows = promise_rows(study, [0.01, 0.05], fake.CLASSES)
+    assert [row["name"] for row in rows] == ["all clean images", "cat", "pooled"]
+    assert {row["cells"][1][2] for row in rows} == {kept}
+    page = _page(redrawn=study)
+    assert said in page and ("<strong>no</strong>" in page) == (kept == 0)
+
+
+def test_the_report_holds_both_sections_or_neither() -> None:
+    page, without = _page(), _page(transfer=None, redrawn=None)
+    for section in ("transfer", "promise"):
+        assert f'<section id="{section}">' in page and f'href="#{section}"' in page
+        assert f'<section id="{section}">' not in without and f'href="#{section}"' not in without
+    for words in ("its weakest point against an attack that it never met", "gaussian blur 0.5", "25 committees a class", "without pgd"):
+        assert words in page
+
+
+def test_figures_repeat_and_frame_what_was_never_met() -> None:
+    for figure in (lambda: transfer_heatmap(fake.transfer_study(), 0.05), lambda: promise_figure(fake.promise_study(), 0.05)):
+        assert to_png(figure()) == to_png(figure()) and to_svg(figure()) == to_svg(figure())
+    study = fake.transfer_study()
+    framed = sum(unseen(attack, fitted, study.families) for fitted in study.fits.values() for attack in study.families)
+    assert [len(panel.patches) for panel in transfer_heatmap(study, 0.05).axes] == [framed, framed]
