@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +27,15 @@ from pipeline.fingerprints.likelihood import StatisticName
 from pipeline.fingerprints.sampling import sample_index_sets
 from pipeline.guard import Guard
 from pipeline.params.data import ImageFormat
+from pipeline.params.fingerprints import FingerprintParams
+from pipeline.params.root import load_params
 
 QUESTION = "What does inspecting an image cost beside classifying it?"
 BARE, TAPPED = "bare forward", "forward with the neurons kept"
-CLASSES, SIDE, PER_LAYER, ATTACKS, K = 10, 32, 512, 4, 8
-BANK, COMMITTEES, CALIBRATION = 2000, 200, 250
-LAYERS = ("stem", "layer1", "layer2", "layer3")
-WEIGHTS = {**dict.fromkeys(LAYERS, 1.0), "logits": 0.2}
+CLASSES, SIDE, ATTACKS = 10, 32, 4
+BANK, COMMITTEES, CALIBRATION = 2000, 100, 250
+PRESET = Path(__file__).resolve().parents[1] / "presets/cifar10.yaml"
+"""Which neurons are kept, and how fingerprints are sampled from them."""
 DRAWN = 100
 
 
@@ -54,8 +57,9 @@ class Committee:
         return f"committee, m = {self.m}, R = {self.directions}"
 
 
-SIZES = [Committee(m, directions) for m, directions in ((30, 4), (60, 1), (60, 4), (60, 8), (60, 16), (120, 8), (120, 16), (240, 16))]
-DEFAULT = Committee(60, 8)
+SIZES = [Committee(m, directions) for m, directions in ((60, 1), (60, 8), (60, 16), (120, 8), (120, 16), (120, 24), (240, 24), (240, 48))]
+DEFAULT = Committee(120, 24)
+"""Of the CIFAR-10 preset, as is all else here."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Made:
 
 
 def made() -> Made:
-    """A classifier of CIFAR-10's size with a pool of 512 neurons at each of four depths and the logits, and a bank of 2,000 a class."""
+    """A classifier of CIFAR-10's size with the preset's pool of neurons, and a bank of 2,000 a class."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     images = to_float(rng.integers(0, 256, (512, 3, SIDE, SIDE), dtype=np.uint8))
@@ -95,15 +99,16 @@ def made() -> Made:
         last = next(module for module in reversed(list(classifier.network.modules())) if isinstance(module, nn.Linear))
         last.weight /= logits.std(0)[:, None]
         last.bias.copy_((last.bias - logits.mean(0)) / logits.std(0))
-    sizes = layer_sizes(classifier, (*LAYERS, "logits"), (3, SIDE, SIDE))
-    pool = choose_neurons(sizes, {**dict.fromkeys(LAYERS, PER_LAYER), "logits": "all"}, 0)
+    preset = load_params(PRESET)
+    layers = preset.activations.layers
+    pool = choose_neurons(layer_sizes(classifier, layers, (3, SIDE, SIDE)), layers, 0)
     layout = Layout(tuple(pool), tuple(np.cumsum([0, *map(len, pool.values())]).tolist()))
-    groups = {str(label): _fingerprints(rng, layout) for label in range(CLASSES)}
+    groups = {str(label): _fingerprints(rng, layout, preset.fingerprints) for label in range(CLASSES)}
     return Made(classifier, pool, Bank.build(layout, groups, {label: str(label) for label in range(CLASSES)}, {}), images)
 
 
-def _fingerprints(rng: np.random.Generator, layout: Layout) -> Fingerprints:
-    indices, layer = sample_index_sets(rng, layout, K, BANK, WEIGHTS)
+def _fingerprints(rng: np.random.Generator, layout: Layout, params: FingerprintParams) -> Fingerprints:
+    indices, layer = sample_index_sets(rng, layout, params.k, BANK, params.layer_weights)
     numbers = (rng.normal(size=BANK), rng.uniform(0.3, 1, BANK), rng.normal(size=BANK), rng.uniform(0.3, 1, BANK), np.ones(BANK))
     return Fingerprints(indices, layer, *(each.astype(np.float32) for each in numbers))
 

@@ -6,11 +6,14 @@ import torch
 from bank_scale import ATTACKS, IMAGES, LAYOUT, Measured, Scale, class_features, peak, random_committees
 from common import Spread
 from fingerprints import CAPTIONS, PARTS
-from inspection import BANK, CLASSES, SIZES, added_said, committees, detectors, images_said, made
+from inspection import ATTACKS as ATTACKS_HERE
+from inspection import BANK, CLASSES, COMMITTEES, DEFAULT, DRAWN, PRESET, SIZES, added_said, committees, detectors, images_said, made
 
 from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.candidates import group_rows
 from pipeline.fingerprints.draws import FreshDraws
+from pipeline.params.detectors import CommitteeDetectorParams, FingerprintDetectorParams
+from pipeline.params.root import load_params
 
 
 def _bank(sizes: list[int], neurons: int) -> Bank:
@@ -65,6 +68,15 @@ def test_made_committees_have_different_members_of_one_class(size: object) -> No
     assert np.array_equal(found.members // BANK, np.repeat(np.arange(CLASSES), 4)[:, None].repeat(found.members.shape[1], 1))
     choice = committees(bank, size, count=4).choose(np.arange(CLASSES), FreshDraws(CLASSES))  # type: ignore[arg-type]
     assert np.array_equal(choice // 4, np.arange(CLASSES))
+
+
+def test_the_default_is_the_presets() -> None:
+    params = load_params(PRESET)
+    committee, alone = params.detectors["joint"], params.detectors["likelihood_ratio"]
+    assert isinstance(committee, CommitteeDetectorParams) and isinstance(alone, FingerprintDetectorParams)
+    assert (committee.draw, committee.directions, committee.committees) == (DEFAULT.m, DEFAULT.directions, COMMITTEES)
+    assert (alone.draw, params.selection.bank_size) == (DRAWN, BANK)
+    assert len(params.fingerprints.fit_attacks) == ATTACKS_HERE and DEFAULT in SIZES
 
 
 def test_a_peak_holds_what_was_held() -> None:
