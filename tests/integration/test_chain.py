@@ -30,7 +30,7 @@ def scores(finished: Chain) -> Any:
 
 def test_scores_have_a_row_per_detector_attack_image_and_seed(finished: Chain, scores: Any) -> None:
     assert not scores.duplicated(["detector", "attack", "id", "seed"]).any()
-    assert set(scores.attack) == {"clean", "fgsm", "pgd"} and set(scores.detector) == {"likelihood_ratio", "anomaly"}
+    assert set(scores.attack) == {"clean", "fgsm", "pgd"} and set(scores.detector) == {"joint", "likelihood_ratio", "anomaly"}
     attacked = scores[scores.attack != "clean"]
     assert (attacked.clean_predicted == attacked.label).all()
     assert (attacked.success == (attacked.predicted != attacked.label)).all()
@@ -68,7 +68,7 @@ def test_every_split_is_disjoint_and_calibrate_is_never_attacked(finished: Chain
 def test_figures_follow_from_the_scores_alone(finished: Chain, scores: Any) -> None:
     """AUROC by ranks, detection and false alarms by counting: derived here again, from the table."""
     metrics = _json(finished, "reports/metrics/detection.json")
-    for detector in ("likelihood_ratio", "anomaly"):
+    for detector in ("joint", "likelihood_ratio", "anomaly"):
         for attack in ("fgsm", "pgd"):
             areas, caught, alarms = [], [], []
             for seed in (0, 1):
@@ -97,17 +97,18 @@ def test_p_values_are_a_group_s_calibration_ranks(finished: Chain, scores: Any) 
 def test_the_detectors_detect(finished: Chain) -> None:
     """Far above chance on attacks that they were fitted on: a broken likelihood or a swapped sign would not be."""
     metrics = _json(finished, "reports/metrics/detection.json")
-    assert metrics["likelihood_ratio.pgd.auroc"] > 0.75 and metrics["likelihood_ratio.fgsm.auroc"] > 0.75
-    assert metrics["likelihood_ratio.clean.fpr_at_5"] < 0.15
+    for detector in ("joint", "likelihood_ratio"):
+        assert metrics[f"{detector}.pgd.auroc"] > 0.75 and metrics[f"{detector}.fgsm.auroc"] > 0.75
+        assert metrics[f"{detector}.clean.fpr_at_5"] < 0.15
 
 
 def test_a_refit_on_all_attacks_is_the_detector_itself(finished: Chain) -> None:
     """So the other rows of the transfer table differ from the published figures by what was left out, and by nothing else."""
     detection, transfer, promise = (_json(finished, f"reports/metrics/{name}.json") for name in ("detection", "transfer", "promise"))
     whole = {key.removeprefix("all."): value for key, value in transfer.items() if key.startswith("all.")}
-    assert whole == {key.split(".", 1)[1]: value for key, value in detection.items() if key.startswith("likelihood_ratio.")}
+    assert whole == {key.split(".", 1)[1]: value for key, value in detection.items() if key.startswith("joint.")}
     assert {key.split(".")[0] for key in transfer} <= {"all", "without_fgsm", "without_pgd", "only_fgsm", "only_pgd"}
-    assert promise["corrupted.none.fpr_at_5"] == detection["likelihood_ratio.clean.fpr_at_5"] and promise["redrawn.redraws"] == 3
+    assert promise["corrupted.none.fpr_at_5"] == detection["joint.clean.fpr_at_5"] and promise["redrawn.redraws"] == 3
 
 
 def test_stored_attacks_keep_their_bound_and_their_flags(finished: Chain) -> None:
@@ -209,7 +210,7 @@ def test_detect_says_by_its_status_what_it_found(finished: Chain, tmp_path: Path
 def test_the_report_is_one_file_that_needs_no_network(finished: Chain) -> None:
     page = (finished.artifacts / "reports/report.html").read_text()
     assert not any(word in page for word in ("<script", "<link", 'src="http', "url(http", "@import"))
-    for heading in ("fgsm", "pgd", "likelihood_ratio", "anomaly", "AUROC"):
+    for heading in ("fgsm", "pgd", "joint", "likelihood_ratio", "anomaly", "AUROC"):
         assert heading in page
 
 
@@ -247,9 +248,11 @@ print(json.dumps({
 """
     said = json.loads(finished.run(sys.executable, "-c", code).stdout.splitlines()[-1])
     assert said["parents"] == 1 and set(said["status"]) == {"FINISHED"}
-    stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "sample_fingerprints", "select_fingerprints", "whitebox"]
-    detectors = [f"train_detector@{name}" for name in ("anomaly", "joint", "likelihood_ratio")]
-    assert said["children"] == sorted([*stages, "train_classifier", *detectors])
+    stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "promise", "sample_fingerprints", "select_fingerprints"]
+    stages += ["transfer", "whitebox"]
+    assert said["children"] == sorted(
+        [*stages, "train_classifier", "train_detector@anomaly", "train_detector@joint", "train_detector@likelihood_ratio"]
+    )
     assert said["params"]["attacks.pgd.steps"] == "5" and said["params"]["splits.split_seed"] == "0"
     metrics = _json(finished, "reports/metrics/detection.json")
     assert said["metrics"]["detection.likelihood_ratio.pgd.auroc"] == pytest.approx(metrics["likelihood_ratio.pgd.auroc"])

@@ -86,7 +86,7 @@ def test_another_published_detector_is_another_mlflow_run(finished: Chain, tmp_p
     with sqlite3.connect(chain.artifacts / "mlflow/mlflow.db") as database:
         tags = database.execute("select value from tags where key = 'whorl.guard_detector' order by value").fetchall()
         digests = database.execute("select distinct value from tags where key = 'whorl.digest'").fetchall()
-    assert tags == [("anomaly",), ("likelihood_ratio",)] and len(digests) == 1
+    assert tags == [("anomaly",), ("joint",)] and len(digests) == 1
 
 
 def test_a_corrupted_artifact_is_named_with_the_command_that_rebuilds_it(finished: Chain, tmp_path: Path) -> None:
