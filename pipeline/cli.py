@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import traceback
-from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,10 @@ from pipeline.errors import ParamsError, WhorlError
 
 SAYS = "Guards an image classifier against adversarial attacks, at a false-alarm rate that it can promise."
 app = typer.Typer(name="whorl", help=SAYS, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+tune = typer.Typer(
+    help="Searches for better params, on the tune split alone; proposes, and changes nothing by itself.", no_args_is_help=True
+)
+app.add_typer(tune, name="tune")
 key = typer.Typer(help="The secret key of keyed draws; it is shown by no command.", no_args_is_help=True)
 app.add_typer(key, name="key")
 
@@ -56,20 +59,17 @@ def check() -> None:
 @app.command()
 def preset(name: Annotated[str | None, typer.Argument(help="Which one; without a name, lists them.")] = None) -> None:
     """Replaces params.yaml by a preset; what was changed in the old one is kept beside it."""
-    folder = Path("presets")
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    from pipeline.params.edits import PRESETS, keep_old, presets
+
+    names = [path.stem for path in presets()]
     if name is None:
         print("\n".join(names))
         return
     if name not in names:
-        raise ParamsError(f"{folder}: there is no preset {name!r}, where one of {', '.join(names)} was expected.")
-    target = Path("params.yaml")
-    pristine = [(folder / f"{other}.yaml").read_bytes() for other in names]
-    if target.is_file() and target.read_bytes() not in pristine:
-        kept = next(path for number in count() if not (path := Path(f"params.yaml.bak{number or ''}")).exists())
-        shutil.copyfile(target, kept)
+        raise ParamsError(f"{PRESETS}: there is no preset {name!r}, where one of {', '.join(names)} was expected.")
+    if kept := keep_old():
         print(f"The old params.yaml is kept as {kept}.")
-    shutil.copyfile(folder / f"{name}.yaml", target)
+    shutil.copyfile(PRESETS / f"{name}.yaml", "params.yaml")
     print(f"params.yaml is now the preset {name}; `make repro` rebuilds what that changes.")
 
 
@@ -93,6 +93,27 @@ def detect(
         traceback.print_exc()
         status = 2
     raise typer.Exit(status)
+
+
+Study = Annotated[str, typer.Option("--study", help="Its name: the folder under artifacts/tune.")]
+
+
+@tune.command("fingerprints")
+def tune_fingerprints(study: Study = "fingerprints") -> None:
+    """Tunes the committee detector by Ray Tune, as the section `tune` says; one that was interrupted goes on."""
+    from pipeline.tune.command import tune_fingerprints
+
+    tune_fingerprints(study)
+
+
+@tune.command("apply")
+def tune_apply(
+    trial: Annotated[int | None, typer.Option(help="Which trial; by default the proposed one.")] = None, study: Study = "fingerprints"
+) -> None:
+    """Writes a trial's params into params.yaml; comments stay, and what was changed in the old file is kept beside it."""
+    from pipeline.tune.command import apply
+
+    apply(study, trial)
 
 
 @key.command()

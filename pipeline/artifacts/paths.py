@@ -53,7 +53,10 @@ SHARDS = WORK / "shards"
 TIMINGS = WORK / "timings"
 CHECKED = WORK / "checked.json"
 TRAINING = WORK / "training"
+SEARCHES = WORK / "tune"
 MLFLOW = ROOT / "mlflow"
+STUDIES = ROOT / "tune"
+"""Searches and what they propose: the user's own, no part of a run."""
 
 
 def attack(name: str) -> Path:
@@ -64,6 +67,11 @@ def attack(name: str) -> Path:
 def detector(name: str) -> Path:
     """One detector with its calibration."""
     return DETECTORS / name
+
+
+def study(name: str) -> Path:
+    """One search with its trials."""
+    return STUDIES / name
 
 
 def record(stage: str, item: str | None = None) -> Path:

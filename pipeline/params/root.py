@@ -20,6 +20,7 @@ from pipeline.params.game import GameParams
 from pipeline.params.messages import sentences
 from pipeline.params.splits import SplitParams
 from pipeline.params.studies import PromiseParams, TransferParams
+from pipeline.params.tune import TuneParams
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -36,6 +37,7 @@ class Params(Section):
     fingerprints: FingerprintParams
     selection: SelectionParams
     detectors: dict[Name, DetectorParams]
+    tune: TuneParams
     calibration: CalibrationParams
     transfer: TransferParams
     promise: PromiseParams

@@ -1,0 +1,260 @@
+"""``whorl tune``: searches for a better committee detector and proposes what it found; writes the params file only when told to."""
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from pipeline.artifacts import paths
+from pipeline.artifacts.features import CLEAN, FeatureSet
+from pipeline.artifacts.files import write_bytes, write_table
+from pipeline.artifacts.manifest import MANIFEST
+from pipeline.artifacts.records import read_record
+from pipeline.artifacts.signature import code_digest, library_versions
+from pipeline.artifacts.store import ShardStore
+from pipeline.artifacts.studies import Study, Trial, trial_table
+from pipeline.detectors.design import Design
+from pipeline.distributed.environment import prepare_environment
+from pipeline.distributed.search import Plan, search, search_versions
+from pipeline.errors import ArtifactError, ParamsError, WhorlError
+from pipeline.evaluation.figures import to_png
+from pipeline.evaluation.pareto import COST, DETECTION, OBJECTIVES, choose, front
+from pipeline.evaluation.pareto_figure import pareto_figure
+from pipeline.params.detectors import CommitteeDetectorParams
+from pipeline.params.edits import edit
+from pipeline.params.root import Params, load_params
+from pipeline.progress import progress
+from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, log_run, tracking_uri
+from pipeline.tune.bench import Setting, build_bench, layer_choices
+from pipeline.tune.show import print_proposal
+
+RULE = f"on the Pareto front, the best mean of {', '.join(DETECTION)} at no more than {{limit:g}} times the cost of trial 0"
+PROPOSAL, TABLE, FIGURE = "proposal.yaml", "trials.parquet", "pareto.png"
+FREE = ("k", "layer_weights", "effect_size", "prefer", "draw", "directions", "shrinkage", "pooling")
+"""What a search may change, and so is no part of what it is a search of."""
+UNTOLD = ("trials", "cost_limit")
+"""Of ``tune``: more trials go on with the same search, and the limit only chooses among them."""
+
+
+def tune_fingerprints(name: str) -> None:
+    """Makes, or goes on with, a study; proposes, prints and records what it found."""
+    prepare_environment()
+    params, study = load_params(), study_of(name)
+    setting, features = setting_of(params), open_activations(params)
+    with ShardStore(study.folder).locked():
+        study.begin({**identity(params), **provenance(features)})
+        plan = Plan(params.tune, layer_choices(features.layout, params.tune), {trial.number: trial for trial in study.trials()})
+        run(plan, study, setting)
+        trials = worked(study)
+        chosen = trials[propose(trials, params.tune.cost_limit)]
+        write_results(study, trials, chosen, params)
+    log_run(run_record(params, study, trials, chosen, features), uri=tracking_uri(), experiment=params.publish.experiment)
+    print_proposal(study.folder, list(trials.values()), on_front(trials), chosen, changes(trials[0].params, chosen.params))
+
+
+def apply(name: str, number: int | None) -> None:
+    """Writes a trial's params (by default the proposed one's) into the params file, and keeps the old file."""
+    params, study = load_params(), study_of(name)
+    study.require(identity(params))
+    if number is None:
+        number = int(read_proposal(study)["trial"])
+    trial = study.trial(number)
+    wanted = changes(design_of(params).values(params.tune.detector), trial.params)
+    if not wanted:
+        print(f"params.yaml has the params of trial {number} already; nothing was changed.")
+        return
+    if kept := edit({key: new for key, (_, new) in wanted.items()}):
+        print(f"The old params.yaml is kept as {kept}.")
+    for key, (old, new) in wanted.items():
+        print(f"{key}: {old} is now {new}")
+    print("`make repro` rebuilds what that changes.")
+
+
+def study_of(name: str) -> Study:
+    """The study of a name; raises WhorlError where that is no name for a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise WhorlError(f"--study: the name is {name!r}, where letters, digits, and _ . - inside were expected.")
+    return Study(paths.study(name))
+
+
+def design_of(params: Params) -> Design:
+    """The design in the params file; raises ParamsError where ``tune.detector`` is no committee detector."""
+    name = params.tune.detector
+    committees = [other for other, detector in params.detectors.items() if isinstance(detector, CommitteeDetectorParams)]
+    detector = params.detectors.get(name)
+    if not isinstance(detector, CommitteeDetectorParams):
+        raise ParamsError(f"params.yaml: tune.detector: {name!r} is no detector of kind committee, where one of {committees} was expected.")
+    return Design(params.fingerprints, params.selection, detector)
+
+
+def setting_of(params: Params) -> Setting:
+    """What every trial shares.
+
+    Raises:
+        ParamsError: the section ``tune`` does not fit the others. Not asked of a run, which may do without a search.
+    """
+    base, families = design_of(params), {name: spec.family for name, spec in params.attacks.items()}
+    setting = Setting(base, params.tune, params.calibration.alpha, families)
+    held, least, most = params.tune.held_out, params.selection.min_fingerprints, params.tune.space.draw[1]
+    if held not in families.values():
+        raise ParamsError(
+            f"params.yaml: tune.held_out: no attack is of family {held!r}, where one of {sorted(set(families.values()))} was expected."
+        )
+    if not set(base.fingerprints.fit_attacks) - setting.held:
+        raise ParamsError(
+            f"params.yaml: tune.held_out: every attack of fingerprints.fit_attacks is of family {held!r}, where another was expected."
+        )
+    if most >= least:
+        raise ParamsError(
+            f"params.yaml: tune.space.draw: up to {most} of a bank that may hold as few as {least} (selection.min_fingerprints), "
+            "where fewer than that were expected."
+        )
+    return setting
+
+
+def open_activations(params: Params) -> FeatureSet:
+    """The cached activations; raises ArtifactError where there are none, or those of other params."""
+    if not (paths.ACTIVATIONS / MANIFEST).is_file():
+        raise ArtifactError(f"{paths.ACTIVATIONS}: there are no activations yet, which a search rests on; run `make repro` first.")
+    made = read_record("activations")["params"]
+    wanted = params.model_dump(mode="json", include=set(made))
+    if differ := sorted(section for section in made if made[section] != wanted[section]):
+        raise ArtifactError(
+            f"{paths.ACTIVATIONS}: made with other params ({', '.join(differ)}) than params.yaml has now; run `make repro` first."
+        )
+    return FeatureSet.open(paths.ACTIVATIONS)
+
+
+def identity(params: Params) -> dict[str, Any]:
+    """The params that a study is of: all that it reads, but what it searches."""
+    name = params.tune.detector
+    plain = params.model_dump(mode="json", include={"activations", "attacks", "fingerprints", "selection", "tune"})
+    plain["detector"] = design_of(params).detector.model_dump(mode="json")
+    bare = {section: {key: value for key, value in values.items() if key not in FREE} for section, values in plain.items()}
+    bare["tune"] = {key: value for key, value in plain["tune"].items() if key not in UNTOLD}
+    return {**bare, "detector": {"name": name, **bare["detector"]}, "alpha": params.calibration.alpha}
+
+
+def provenance(features: FeatureSet) -> dict[str, Any]:
+    """The images and the code that a study is of."""
+    code = {stage: code_digest(stage) for stage in ("sample_fingerprints", "select_fingerprints", "train_detector")}
+    sources = list(features.artifact.about["shards"])
+    inputs = hashlib.sha256(json.dumps(features.inputs(sources, ("fit", "tune")), sort_keys=True).encode()).hexdigest()
+    return {"code": code, "inputs": inputs, "versions": {**library_versions(), **search_versions()}}
+
+
+def run(plan: Plan, study: Study, setting: Setting) -> None:
+    """Makes the trials that are missing."""
+    total = plan.params.trials
+    with progress("tune: trials", total, finished=total - plan.missing) as advance:
+
+        def keep(trial: Trial, seconds: float) -> None:
+            study.write(trial, seconds)
+            advance(1)
+
+        if plan.missing:
+            search(partial(build_bench, Path.cwd(), setting), plan, paths.SEARCHES, keep)
+
+
+def worked(study: Study) -> dict[int, Trial]:
+    """The trials that worked; raises WhorlError where the params file's own did not."""
+    trials = {trial.number: trial for trial in study.trials()}
+    if said := trials[0].problem:
+        raise WhorlError(
+            f"{study.folder}: params.yaml as it stands cannot be built ({said}), where something to compare with was expected."
+        )
+    return {number: trial for number, trial in trials.items() if not trial.problem}
+
+
+def _values(trials: Mapping[int, Trial]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([[trial.objectives[name] for name in OBJECTIVES] for trial in trials.values()])
+
+
+def on_front(trials: Mapping[int, Trial]) -> set[int]:
+    """The numbers of the trials on the Pareto front."""
+    return {number for number, yes in zip(trials, front(_values(trials)), strict=True) if yes}
+
+
+def propose(trials: Mapping[int, Trial], limit: float) -> int:
+    """The number of the trial to propose; ``limit`` is in inspection costs of trial 0, the params file as it stands."""
+    return choose(_values(trials), list(trials), limit * trials[0].objectives[COST])
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key to old and new value, where they differ."""
+    return {key: (old.get(key), value) for key, value in new.items() if old.get(key) != value}
+
+
+def write_results(study: Study, trials: Mapping[int, Trial], chosen: Trial, params: Params) -> None:
+    """Writes the table of trials, the Pareto front and the proposal."""
+    best = on_front(trials)
+    write_table(study.folder / TABLE, trial_table(study.trials(), best))
+    write_bytes(study.folder / FIGURE, to_png(pareto_figure(list(trials), _values(trials), best, chosen.number)))
+    proposal = {
+        "study": study.folder.name,
+        "trial": chosen.number,
+        "rule": RULE.format(limit=params.tune.cost_limit),
+        "changes": {key: {"from": old, "to": new} for key, (old, new) in changes(trials[0].params, chosen.params).items()},
+        "objectives": {"now": trials[0].objectives, "proposed": chosen.objectives},
+    }
+    text = StringIO()
+    YAML().dump(proposal, text)
+    write_bytes(study.folder / PROPOSAL, f"# Nothing is changed by this file: `whorl tune apply` does that.\n{text.getvalue()}".encode())
+
+
+def read_proposal(study: Study) -> dict[str, Any]:
+    """What the study proposes; raises WhorlError where it is not finished."""
+    path = study.folder / PROPOSAL
+    if not path.is_file():
+        raise WhorlError(
+            f"{path}: there is no proposal yet, where that of a finished study was expected; `whorl tune fingerprints` goes on."
+        )
+    content: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text())
+    return content
+
+
+def run_record(params: Params, study: Study, trials: Mapping[int, Trial], chosen: Trial, features: FeatureSet) -> RunRecord:
+    """The study as MLflow is to show it: a child run a trial, failed ones left out."""
+    seconds, made = study.seconds(), {**study.identity, "trials": len(trials)}
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    best = on_front(trials)
+    tags = {"mlflow.source.name": "whorl tune fingerprints", "whorl.study": study.folder.name, "whorl.proposed_trial": str(chosen.number)}
+    return RunRecord(
+        name=f"tune {params.tune.detector}: {study.folder.name}",
+        identity=digest,
+        commit=_commit(),
+        params=params.model_dump(mode="json", include={"activations", "fingerprints", "selection", "detectors", "tune", "calibration"}),
+        metrics={**chosen.objectives, "trials": len(trials), **{f"now.{key}": value for key, value in trials[0].objectives.items()}},
+        curves={name: [(number, trial.objectives[name]) for number, trial in trials.items()] for name in OBJECTIVES},
+        artifacts={"": [study.folder / PROPOSAL, study.folder / TABLE], "figures": [study.folder / FIGURE]},
+        datasets=[_dataset(features, split) for split in ("fit", "tune")],
+        tags=tags,
+        stages=[
+            StageRecord(
+                name=f"trial {number}",
+                params=trial.params,
+                metrics={**trial.objectives, **trial.figures},
+                tags={"whorl.stage": "tune", "whorl.trial": str(number), "whorl.front": str(number in best).lower()},
+                seconds=seconds.get(number),
+            )
+            for number, trial in trials.items()
+        ],
+    )
+
+
+def _dataset(features: FeatureSet, split: str) -> DatasetRecord:
+    digest = hashlib.sha256(json.dumps(features.inputs([CLEAN], [split]), sort_keys=True).encode()).hexdigest()
+    return DatasetRecord(split, digest, str(paths.ACTIVATIONS), {"images": features.count(CLEAN, split)}, split)
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,82 @@
+"""``whorl tune`` on the small chain: killed, gone on with, the same as undisturbed, and applied."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from typing import Any
+
+import pytest
+from integration_support import SMALL, Chain
+
+from pipeline.artifacts import paths
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+STUDY = paths.study("fingerprints")
+DETECTOR = {
+    "kind": "committee",
+    "draw": 12,
+    "committees": 40,
+    "directions": 4,
+    "shrinkage": 0.1,
+    "pooling": 0.5,
+    "seed": 0,
+}
+CHANGES: dict[str, Any] = {
+    "detectors": {**SMALL["detectors"], "joint": DETECTOR},
+    "fingerprints.k": 4,
+    "tune.trials": 5,
+    "tune.batch": 2,
+    "tune.startup": 2,
+    "tune.held_out": "pgd",
+    "tune.draws": 10,
+    "tune.space.draw": [8, 20],
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """A chain as far as its activations, and a study with which nobody interfered."""
+    chain = Chain.copy(tmp_path_factory.mktemp("tune"), {**SMALL, **CHANGES})
+    chain.repro("activations")
+    said = chain.run("whorl", "tune", "fingerprints").stdout
+    assert "Pareto front" in said and "whorl tune apply" in said
+    return chain
+
+
+def test_a_search_that_is_killed_goes_on_to_the_same_bytes(undisturbed: Chain, tmp_path_factory: pytest.TempPathFactory) -> None:
+    chain = undisturbed.clone(tmp_path_factory.mktemp("killed"))
+    files = [STUDY / name for name in ("trials", "trials.parquet", "pareto.png", "proposal.yaml")]
+    before = chain.hashes(*files)
+    shutil.rmtree(chain.folder / STUDY)
+    command = ["whorl", "tune", "fingerprints"]
+    driver = subprocess.Popen(command, cwd=chain.folder, env=chain.environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    finished = chain.folder / STUDY / "trials"
+    while driver.poll() is None and len(list(finished.glob("*.json"))) < 2:
+        time.sleep(0.1)
+    assert driver.poll() is None, "it ended before it could be killed"
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    kept = len(list(finished.glob("*.json")))
+    assert 2 <= kept < 5
+    assert f"{kept} of 5 were there already" in chain.run(*command).stderr
+    assert chain.hashes(*files) == before
+
+
+def test_the_proposal_is_valid_params_and_the_detector_can_be_trained(undisturbed: Chain, tmp_path_factory: pytest.TempPathFactory) -> None:
+    chain = undisturbed.clone(tmp_path_factory.mktemp("applied"))
+    worked = [json.loads(path.read_text()) for path in sorted((chain.folder / STUDY / "trials").glob("*.json"))]
+    number = next(trial["number"] for trial in worked if trial["number"] and trial["problem"] is None)
+    said = chain.run("whorl", "tune", "apply", "--trial", str(number)).stdout
+    assert "is now" in said and (chain.folder / "params.yaml.bak").is_file()
+    chain.run("whorl", "check")
+    chain.repro("train_detector@joint")
+    assert "nothing was changed" in chain.run("whorl", "tune", "apply", "--trial", str(number)).stdout
+
+
+def test_without_activations_it_says_what_to_do(tmp_path_factory: pytest.TempPathFactory) -> None:
+    chain = Chain.copy(tmp_path_factory.mktemp("empty"), {**SMALL, **CHANGES})
+    done = chain.run("whorl", "tune", "fingerprints", expect=2)
+    assert "make repro" in done.stderr and "Traceback" not in done.stderr

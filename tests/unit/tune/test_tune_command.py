@@ -1,0 +1,168 @@
+"""The search on made activations, with Ray and Tune as they are; and what becomes of its proposal."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ruamel.yaml import YAML
+from tune_support import CHANGES, PROJECT, made_activations, made_project, read_params
+
+from pipeline.artifacts import paths
+from pipeline.artifacts.files import digest
+from pipeline.artifacts.studies import Study
+from pipeline.errors import ArtifactError, ParamsError, WhorlError
+from pipeline.params.edits import edit, edited
+from pipeline.tune.command import apply, tune_fingerprints
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a finished study; tests look at copies of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = made_project(tmp_path_factory.mktemp("tuned"), patch)
+        made_activations()
+        tune_fingerprints("fingerprints")
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(finished, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHORL_PROFILE", "ci")
+    return tmp_path
+
+
+def _trials(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "artifacts/tune/fingerprints/trials").glob("*.json"))]
+
+
+def test_a_study_leaves_its_trials_a_table_a_figure_and_a_proposal(project: Path) -> None:
+    trials, folder = _trials(project), project / "artifacts/tune/fingerprints"
+    assert [trial["number"] for trial in trials] == list(range(6))
+    table = pq.read_table(folder / "trials.parquet").to_pylist()
+    assert len(table) == 6 and any(row["front"] for row in table)
+    assert all(0 <= row[name] <= 1 for row in table for name in ("fitted", "unseen", "after_looks") if row["problem"] is None)
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    proposal = YAML(typ="safe").load((folder / "proposal.yaml").read_text())
+    assert next(row for row in table if row["number"] == proposal["trial"])["front"]
+    untouched = edited((PROJECT / "presets/digits.yaml").read_text(), CHANGES)
+    assert (project / "params.yaml").read_text() == untouched and not list(project.glob("*.bak*")), "nothing was changed"
+
+
+def test_the_search_touches_no_split_that_is_not_its_own(project: Path) -> None:
+    """The made activations have neither calibrate nor test, so reading either would have failed."""
+    shards = json.loads((project / paths.ACTIVATIONS / "manifest.json").read_text())["about"]["shards"]
+    assert {split for of in shards.values() for split in of} == {"fit", "tune"}
+
+
+def test_the_same_seed_gives_the_same_trials_also_after_a_kill(project: Path) -> None:
+    """Half of the trials and everything made from them are taken away, as a kill leaves it: the same bytes come back."""
+    folder = project / "artifacts/tune/fingerprints"
+    files = [*(f"trials/{number:05d}.json" for number in range(6)), "trials.parquet", "pareto.png", "proposal.yaml"]
+    before = {name: digest(folder / name) for name in files}
+    for name in ("trials/00002.json", "trials/00003.json", "trials/00005.json", *files[6:]):
+        (folder / name).unlink()
+    tune_fingerprints("fingerprints")
+    assert {name: digest(folder / name) for name in files} == before
+
+
+def test_the_study_is_one_mlflow_run_with_a_child_for_each_trial(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{project / paths.MLFLOW / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("whorl").experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    worked = [trial for trial in _trials(project) if trial["problem"] is None]
+    assert {run.data.tags["whorl.trial"] for run in children} == {str(trial["number"]) for trial in worked}
+    assert parent.data.tags["whorl.study"] == "fingerprints"
+
+
+def test_apply_writes_a_trial_and_keeps_comments_and_the_old_file(project: Path) -> None:
+    old = (project / "params.yaml").read_text()
+    number = next(trial["number"] for trial in _trials(project) if trial["number"] and trial["problem"] is None)
+    apply("fingerprints", number)
+    trial, new = Study(paths.study("fingerprints")).trial(number), (project / "params.yaml").read_text()
+    for key, value in trial.params.items():
+        at = read_params()
+        for part in key.split("."):
+            at = at[part]
+        assert at == value, key
+    assert (project / "params.yaml.bak").read_text() == old
+    assert [line for line in new.splitlines() if line.startswith("#")] == [line for line in old.splitlines() if line.startswith("#")] != []
+    assert len(new.splitlines()) == len(old.splitlines())
+    apply("fingerprints", 0)
+    assert (project / "params.yaml").read_text() == old, "trial 0 is the file as it was"
+
+
+def test_apply_without_a_number_writes_the_proposal(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    number = YAML(typ="safe").load((project / "artifacts/tune/fingerprints/proposal.yaml").read_text())["trial"]
+    apply("fingerprints", None)
+    capsys.readouterr()
+    apply("fingerprints", number)
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_what_cannot_be_applied_is_a_sentence(project: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    with pytest.raises(WhorlError, match="has no trial 99, where one from 0 to 5 was expected"):
+        apply("fingerprints", 99)
+    with pytest.raises(WhorlError, match=r"artifacts/tune/other: there is no study"):
+        apply("other", None)
+    with pytest.raises(WhorlError, match=r"--study: the name is '../data'"):
+        apply("../data", None)
+    (project / "artifacts/tune/fingerprints/proposal.yaml").unlink()
+    with pytest.raises(WhorlError, match="there is no proposal yet"):
+        apply("fingerprints", None)
+    assert (project / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("key, value", [("tune.seed", 5), ("selection.bank_size", 900), ("calibration.alpha", 0.01)])
+def test_a_study_of_other_params_is_refused(project: Path, key: str, value: object) -> None:
+    edit({key: value})
+    for refused in (lambda: apply("fingerprints", None), lambda: tune_fingerprints("fingerprints")):
+        with pytest.raises(WhorlError, match=rf"study of other params.*{key.split('.')[1]}"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("tune.detector", "vote", r"tune.detector: 'vote' is no detector of kind committee, where one of \['joint'\]"),
+        ("tune.held_out", "square", r"tune.held_out: no attack is of family 'square'"),
+        ("fingerprints.fit_attacks", ["pgd"], r"tune.held_out: every attack of fingerprints.fit_attacks is of family 'pgd'"),
+        ("tune.space.draw", [6, 30], r"tune.space.draw: up to 30 of a bank that may hold as few as 30"),
+    ],
+)
+def test_a_tune_section_that_fits_nothing_is_a_sentence(project: Path, key: str, value: object, said: str) -> None:
+    edit({key: value})
+    with pytest.raises(ParamsError, match=said):
+        tune_fingerprints("fingerprints")
+
+
+def test_activations_that_are_missing_or_of_other_params_are_a_sentence(project: Path) -> None:
+    edit({"activations.seed": 1})
+    with pytest.raises(ArtifactError, match=r"made with other params \(activations\).*make repro"):
+        tune_fingerprints("again")
+    shutil.rmtree(project / paths.ACTIVATIONS)
+    with pytest.raises(ArtifactError, match="there are no activations yet.*run `make repro`"):
+        tune_fingerprints("again")
+
+
+def test_what_a_worker_says_reaches_the_user(project: Path) -> None:
+    """Thresholds at 1 % need 99 images in each half of tune, where there are about 60."""
+    edit({"calibration.alpha": 0.01})
+    with pytest.raises(WhorlError, match=r"the halves of tune have \[\d+, \d+\] images, where at least 99 each were expected"):
+        tune_fingerprints("strict")
+
+
+def test_an_edit_that_would_not_be_valid_changes_nothing(project: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    with pytest.raises(ParamsError, match="shrinkage"):
+        edit({"detectors.joint.shrinkage": 7})
+    with pytest.raises(ParamsError, match="has no detectors.other.draw"):
+        edit({"detectors.other.draw": 7})
+    assert (project / "params.yaml").read_text() == before and not list(project.glob("*.bak*")) and not list(project.glob(".params*"))
