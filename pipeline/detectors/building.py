@@ -80,6 +80,8 @@ def factor_group(
     members = distinct(
         generator(params.seed, "committees", group).random((params.committees, params.draw)), np.full(params.committees, len(prints))
     )
+    if label is not None:
+        attacked = {name: moments.leaning(clean) for name, moments in attacked.items()}
     of_clean, *of_attacked = (moments.committees(prints.indices, members, label) for moments in (clean, *attacked.values()))
     if of_clean is None or not any(of_attacked):
         raise WhorlError(f"Group {group} has no clean image or no successful attack of {list(attacked)}, where some of both were expected.")

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import WhorlError
 from pipeline.fingerprints.features import CLEAN, Features
-from pipeline.fingerprints.joint import PooledMoments
+from pipeline.fingerprints.joint import LENT, PooledMoments
 from pipeline.fingerprints.scores import fingerprint_scores
 
 D, CLASSES = 12, 4
@@ -70,6 +70,20 @@ def test_committees_of_a_large_bank_have_the_same_bits(label: int | None, monkey
     assert whole is not None and each is not None
     assert each.mean.tobytes() == whole.mean.tobytes() and each.covariance.tobytes() == whole.covariance.tobytes()
     assert empty.committees(indices, members, label) is None
+
+
+def test_a_class_with_few_successes_leans_on_what_the_attack_does_to_all() -> None:
+    rng = np.random.default_rng(4)
+    clean, attack = PooledMoments.empty(CLASSES, D), PooledMoments.empty(CLASSES, D)
+    clean.counts[:], clean.means[:] = [50, 50, 50, 0], rng.normal(size=(CLASSES, D))
+    attack.counts[:], attack.means[:] = [1, 995, 0, 7], rng.normal(size=(CLASSES, D))
+    found = attack.leaning(clean)
+    shift = (attack.means[0] - clean.means[0] + 995 * (attack.means[1] - clean.means[1])) / 996
+    np.testing.assert_allclose(found.means[0], (attack.means[0] + LENT * (clean.means[0] + shift)) / (1 + LENT))
+    np.testing.assert_allclose(found.means[1], (995 * attack.means[1] + LENT * (clean.means[1] + shift)) / (995 + LENT))
+    np.testing.assert_array_equal(found.means[2:], attack.means[2:])
+    assert (found.counts == attack.counts).all() and attack.means[0] is not found.means[0]
+    assert clean.leaning(PooledMoments.empty(CLASSES, D)) is clean
 
 
 def test_what_was_never_seen_is_unknown() -> None:
