@@ -1,7 +1,7 @@
 """Neurons: what chosen modules put out, and a fixed random pool of them a layer (methods, section 1)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -81,10 +81,10 @@ def _first_tensor(output: object) -> Tensor | None:
 def _module(classifier: Classifier, layer: str) -> nn.Module:
     if layer in (LOGITS, RANKED_LOGITS):
         return classifier
-    modules: dict[str, nn.Module] = dict(classifier.network.named_modules())
-    if layer and layer in modules:
-        return modules[layer]
-    names = [name for name in modules if name]
+    if layer:
+        with suppress(AttributeError):
+            return classifier.network.get_submodule(layer)
+    names = [name for name, _ in classifier.network.named_modules() if name]
     close = get_close_matches(layer, names, n=5)
     top = [name for name in names if "." not in name]
     likely = f"close ones: {', '.join(close)}; " if close else ""
@@ -159,10 +159,19 @@ def pooled(pool: Mapping[str, npt.NDArray[np.int64]]) -> Read:
     """Keeps the pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else."""
 
     def read(layer: str, output: Tensor) -> Tensor:
-        places: list[Any] = [torch.from_numpy(place).to(output.device) for place in np.unravel_index(pool[layer], output.shape[1:])]
-        return _ranked(layer, output)[(slice(None), *places)]
+        flat, places = _as_it_lies(_ranked(layer, output), pool[layer])
+        return flat.index_select(1, torch.from_numpy(places).to(output.device))
 
     return read
+
+
+def _as_it_lies(output: Tensor, neurons: npt.NDArray[np.int64]) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """An output as (N, neurons) in the order of its memory, and where in that order the neurons are."""
+    if output.ndim != 4 or not output.is_contiguous(memory_format=torch.channels_last):
+        return output.flatten(1), neurons
+    channels, area = output.shape[1], output.shape[2] * output.shape[3]
+    channel, place = np.divmod(neurons, area)
+    return output.permute(0, 2, 3, 1).flatten(1), place * channels + channel
 
 
 def activations(

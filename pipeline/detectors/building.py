@@ -80,11 +80,10 @@ def factor_group(
     members = distinct(
         generator(params.seed, "committees", group).random((params.committees, params.draw)), np.full(params.committees, len(prints))
     )
-    of_clean, *of_attacked = (moments.scores(prints.indices, label) for moments in (clean, *attacked.values()))
+    of_clean, *of_attacked = (moments.committees(prints.indices, members, label) for moments in (clean, *attacked.values()))
     if of_clean is None or not any(of_attacked):
         raise WhorlError(f"Group {group} has no clean image or no successful attack of {list(attacked)}, where some of both were expected.")
-    known = [moments and moments.of(members) for moments in of_attacked]
-    return members, factor(of_clean.of(members), known, directions=params.directions, shrinkage=params.shrinkage, pooling=params.pooling)
+    return members, factor(of_clean, of_attacked, directions=params.directions, shrinkage=params.shrinkage, pooling=params.pooling)
 
 
 def build_detector(stream: Stream, bank: Bank, params: DetectorParams, attacks: Sequence[str]) -> Detector:

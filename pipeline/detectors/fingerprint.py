@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.detectors.base import check_inputs
-from pipeline.fingerprints.bank import Bank
+from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.draws import Draws, draw
 from pipeline.fingerprints.likelihood import STATISTICS, DrawnMoments, StatisticName
-from pipeline.fingerprints.scores import drawn_scores
+from pipeline.fingerprints.scores import drawn_scores, fingerprint_scores
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,26 @@ class FingerprintDetector:
             WhorlError: the neurons are not as many as the bank's layout has, or a class is not among the bank's.
         """
         check_inputs(self.bank, neurons, predicted)
-        groups = self.bank.class_group[predicted]
-        sizes, starts = self.bank.sizes[groups], self.bank.starts[groups]
-        scores = np.empty(len(neurons))
-        drawn = np.minimum(sizes, self.draw)
-        for m in np.unique(drawn):
-            rows = np.flatnonzero(drawn == m)
-            which = draw(_Rows(draws, rows), sizes[rows], int(m)) + starts[rows, None]
-            scores[rows] = self._statistic(neurons[rows] if len(rows) < len(neurons) else neurons, which)
+        groups, scores = self.bank.class_group[predicted], np.empty(len(neurons))
+        all_used = (self.bank.sizes <= self.draw)[groups]
+        for group in np.unique(groups[all_used]):
+            rows = np.flatnonzero(groups == group)
+            scores[rows] = self._of_all(neurons[rows], self.bank.fingerprints.rows(*self.bank.starts[group : group + 2].tolist()))
+        if len(rows := np.flatnonzero(~all_used)):
+            drawn = draw(_Rows(draws, rows), self.bank.sizes[groups[rows]], self.draw) + self.bank.starts[groups[rows], None]
+            scores[rows] = self._of_drawn(neurons[rows] if len(rows) < len(neurons) else neurons, drawn)
         return scores
 
-    def _statistic(self, neurons: npt.NDArray[np.float32], which: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def _of_drawn(self, neurons: npt.NDArray[np.float32], which: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The statistic over fingerprints given by their rows in the bank, (N, m)."""
         prints = self.bank.fingerprints
         moments = DrawnMoments(prints.mu0[which], prints.sd0[which], prints.mu1[which], prints.sd1[which])
         return STATISTICS[self.statistic](drawn_scores(neurons, prints.indices[which]), moments)
+
+    def _of_all(self, neurons: npt.NDArray[np.float32], prints: Fingerprints) -> npt.NDArray[np.float64]:
+        """The statistic over all of a group's fingerprints, where there is nothing to draw."""
+        moments = DrawnMoments(prints.mu0[None], prints.sd0[None], prints.mu1[None], prints.sd1[None])
+        return STATISTICS[self.statistic](np.ascontiguousarray(fingerprint_scores(neurons, prints.indices)), moments)
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class CommitteeScores(torch.nn.Module):
         super().__init__()
         parts = committees.factored
         held = {
-            "columns": indices[committees.members].reshape(len(committees.members), -1).astype(np.int64),
+            "columns": indices[committees.members].reshape(len(committees.members), -1),
             "weights": parts.weights.reshape(len(parts), -1, parts.weights.shape[-1]),
             **{name: getattr(parts, name) for name in ("centre", "shift", "variance", "log_prior")},
         }
@@ -167,9 +167,9 @@ class CommitteeScores(torch.nn.Module):
         Returns:
             (N,) float32.
         """
-        scores = neurons.gather(1, self.columns[which]).view(len(neurons), self.m, -1).mean(-1)
+        scores = neurons.gather(1, self.columns.index_select(0, which).long()).view(len(neurons), self.m, -1).mean(-1)
         centre = self.centre[which]
-        z = torch.bmm(self.weights[which], scores[..., None]).view_as(centre) - centre
+        z = torch.bmm(self.weights.index_select(0, which), scores[..., None]).view_as(centre) - centre
         terms = z.square() - (z - self.shift[which]).square() / self.variance[which]
         ratios: Tensor = terms.sum(-1) / 2 - self.half_log_variance[which] + self.log_prior[which]
         return ratios.logsumexp(1)

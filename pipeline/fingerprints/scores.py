@@ -1,10 +1,11 @@
 """Fingerprint scores: the mean activation of a few neurons."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 Float = TypeVar("Float", np.float32, np.float64)
@@ -23,10 +24,18 @@ def fingerprint_scores(neurons: npt.NDArray[Float], indices: npt.NDArray[np.int3
     """
     if not len(neurons) or not len(indices):
         return np.empty((len(neurons), len(indices)), neurons.dtype)
-    # One neuron on all images is a row of the table, so a bag sums k contiguous rows instead of gathering N * k numbers.
-    table = torch.tensor(np.ascontiguousarray(neurons.T))
-    scores: npt.NDArray[Float] = embedding_bag(torch.tensor(indices), table, mode="mean").numpy()
-    return scores.T
+    return bag_means(table_of(neurons), indices).T
+
+
+def table_of(neurons: npt.NDArray[Float]) -> Tensor:
+    """Activations (N, D) as ``bag_means`` takes them, (D, N): one neuron on all images is a row."""
+    return torch.tensor(np.ascontiguousarray(neurons.T))
+
+
+def bag_means(table: Tensor, indices: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+    """Means of k rows of a table, (F, N): contiguous rows are summed, where gathering from the activations would pick N * k numbers."""
+    means: npt.NDArray[Any] = embedding_bag(torch.tensor(indices), table, mode="mean").numpy()
+    return means
 
 
 def drawn_scores(neurons: npt.NDArray[np.float32], indices: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:

@@ -59,6 +59,19 @@ def test_scores_moments_are_those_of_the_scores() -> None:
     np.testing.assert_array_equal(of.mean[0], found.mean[[0, 4]])
 
 
+@pytest.mark.parametrize("label", [1, None])
+def test_committees_of_a_large_bank_have_the_same_bits(label: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    indices, members = rng.integers(0, D, (30, 3)).astype(np.int32), rng.integers(0, 30, (7, 5))
+    moments = gathered(features(), [])
+    whole = moments.committees(indices, members, label)
+    monkeypatch.setattr("pipeline.fingerprints.joint.WHOLE", 0)
+    each, empty = moments.committees(indices, members, label), PooledMoments.empty(CLASSES, D)
+    assert whole is not None and each is not None
+    assert each.mean.tobytes() == whole.mean.tobytes() and each.covariance.tobytes() == whole.covariance.tobytes()
+    assert empty.committees(indices, members, label) is None
+
+
 def test_what_was_never_seen_is_unknown() -> None:
     indices = np.zeros((1, 1), np.int32)
     assert PooledMoments.empty(CLASSES, D).scores(indices, None) is None

@@ -78,12 +78,12 @@ def test_plays_image_by_image_come_back_from_their_shards() -> None:
 
 def test_detectors_vary_in_one_thing_at_a_time() -> None:
     own = load_params().detectors["joint"]
-    found = variants((20, own.draw, 30), (50, own.committees), own)  # type: ignore[arg-type]
+    found = variants((20, own.draw, 30), (35, own.committees), own)  # type: ignore[arg-type]
     assert found == {
         "own": (own.draw, own.committees),
         f"m20-t{own.committees}": (20, own.committees),  # type: ignore[union-attr]
         f"m30-t{own.committees}": (30, own.committees),  # type: ignore[union-attr]
-        f"m{own.draw}-t50": (own.draw, 50),
+        f"m{own.draw}-t35": (own.draw, 35),
     }
 
 

@@ -58,6 +58,7 @@ def test_the_search_touches_no_split_that_is_not_its_own(project: Path) -> None:
     assert {split for of in shards.values() for split in of} == {"fit", "tune"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials_also_after_a_kill(project: Path) -> None:
     """Half of the trials and everything made from them are taken away, as a kill leaves it: the same bytes come back."""
     folder = project / "artifacts/tune/fingerprints"
@@ -152,6 +153,7 @@ def test_activations_that_are_missing_or_of_other_params_are_a_sentence(project:
         tune_fingerprints("again")
 
 
+@pytest.mark.slow
 def test_what_a_worker_says_reaches_the_user(project: Path) -> None:
     """Thresholds at 1 % need 99 images in each half of tune, where there are about 60."""
     edit({"calibration.alpha": 0.01})
