@@ -21,6 +21,8 @@ tune = typer.Typer(
 app.add_typer(tune, name="tune")
 key = typer.Typer(help="The secret key of keyed draws; it is shown by no command.", no_args_is_help=True)
 app.add_typer(key, name="key")
+guards = typer.Typer(help="Guards of one's own, outside of DVC and MLflow.", no_args_is_help=True)
+app.add_typer(guards, name="guard")
 
 
 def main() -> None:
@@ -122,6 +124,17 @@ def rotate() -> None:
     from pipeline.keys import rotate_draw_key
 
     print(f"{rotate_draw_key()}: there is a new draw key; a guard that is loaded keeps the old one until it is loaded again.")
+
+
+@guards.command("build")
+def guard_build(
+    bank_key: Annotated[Path, typer.Option("--bank-key", help="The file of the bank's own key; made, with mode 0600, on first use.")],
+    out: Annotated[Path, typer.Option("--out", help="The guard's folder; one that is there is replaced.")] = Path("guard-private"),
+) -> None:
+    """Selects and calibrates a secret bank from the cached activations; the folder holds it, and is as secret as the key."""
+    from pipeline.private import build_guard
+
+    build_guard(bank_key, out)
 
 
 @app.command()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pipeline.artifacts import paths
 from pipeline.artifacts.classifiers import CONFIG
+from pipeline.artifacts.features import FeatureSet
 from pipeline.artifacts.files import read_json, write_bytes
-from pipeline.artifacts.guards import write_guard
+from pipeline.artifacts.guards import PUBLISHED, copies, write_guard
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import plain_params, read_record
@@ -34,15 +35,18 @@ def main() -> None:
     inputs = gather_report(params, commit())
     write_bytes(paths.REPORT, render_report(inputs).encode())
     write_figures(inputs)
-    parts = {
-        "classifier": paths.CLASSIFIER,
-        "bank": paths.BANK,
-        "detector": paths.detector(params.publish.detector),
-        "activations": paths.ACTIVATIONS,
-    }
+    put = copies({"classifier": paths.CLASSIFIER, "bank": paths.BANK, "detector": paths.detector(params.publish.detector)})
     card = render_card(inputs, open_artifact(paths.CLASSIFIER, "classifier").json(CONFIG), str(paths.GUARD))
-    format = ImageSet.open(paths.DATA).format
-    write_guard(paths.GUARD, parts, format=format, draws=params.publish.draws, promise=inputs.promise, card=card)
+    write_guard(
+        paths.GUARD,
+        [put],
+        FeatureSet.open(paths.ACTIVATIONS),
+        format=ImageSet.open(paths.DATA).format,
+        draws=params.publish.draws,
+        promise=inputs.promise,
+        card=card,
+        stage=PUBLISHED,
+    )
     log_run(run_record(params, inputs), uri=tracking_uri(), experiment=params.publish.experiment)
 
 

@@ -1,6 +1,7 @@
 """A guard at rest: everything that inspecting an image takes, in one folder that can be copied anywhere."""
 
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy.typing as npt
 from pipeline.artifacts.banks import ARRAYS as BANK_ARRAYS
 from pipeline.artifacts.banks import PLAIN as BANK_PLAIN
 from pipeline.artifacts.classifiers import CONFIG, WEIGHTS, load_classifier
+from pipeline.artifacts.detectors import COMMITTEES, CalibratedDetector, get_detector
 from pipeline.artifacts.detectors import FILES as DETECTOR_FILES
-from pipeline.artifacts.detectors import CalibratedDetector, get_detector
 from pipeline.artifacts.features import FeatureSet
 from pipeline.artifacts.files import write_arrays, write_bytes, write_json
-from pipeline.artifacts.manifest import open_artifact, seal
+from pipeline.artifacts.manifest import Artifact, open_artifact, seal
 from pipeline.classifiers.model import Classifier
 from pipeline.errors import ArtifactError
 from pipeline.params.data import ImageFormat
@@ -24,6 +25,9 @@ from pipeline.params.evaluation import DrawsKind
 POOL = "pool.safetensors"
 ABOUT = "guard.json"
 CARD = "README.md"
+PUBLISHED, PRIVATE = "publish", "whorl guard build"
+"""What makes a guard: the stage, or the command for one with a bank of one's own."""
+_TAKEN = {"classifier": (WEIGHTS, CONFIG), "bank": (BANK_ARRAYS, BANK_PLAIN), "detector": DETECTOR_FILES}
 
 
 @dataclass(frozen=True)
@@ -38,27 +42,53 @@ class StoredGuard:
     draws: DrawsKind
 
 
-def write_guard(folder: Path, parts: dict[str, Path], *, format: ImageFormat, draws: DrawsKind, promise: str | None, card: str) -> None:
-    """Copies the parts of a guard into one sealed folder.
+Put = Callable[[Path], None]
+"""Writes some of a guard's files into a folder."""
+
+
+def copies(parts: Mapping[str, Path]) -> Put:
+    """What copies the files that a guard takes from finished artifacts: ``classifier``, ``bank`` and ``detector``, or some of them.
+
+    Raises:
+        ArtifactError: an artifact is missing or unfinished.
+    """
+    artifacts = {kind: open_artifact(folder, kind) for kind, folder in parts.items()}
+
+    def put(folder: Path) -> None:
+        for kind, artifact in artifacts.items():
+            for name in _TAKEN[kind]:
+                if name in artifact.files or name != COMMITTEES:  # not every detector has any; all else is asked for, and missed
+                    write_bytes(folder / name, artifact.path(name).read_bytes())
+
+    return put
+
+
+def write_guard(
+    folder: Path,
+    puts: Iterable[Put],
+    features: FeatureSet,
+    *,
+    format: ImageFormat,
+    draws: DrawsKind,
+    promise: str | None,
+    card: str,
+    stage: str,
+) -> None:
+    """Brings the parts of a guard together in one sealed folder.
 
     Args:
         folder: where to; replaced where it exists.
-        parts: the artifacts ``classifier``, ``bank``, ``detector`` and ``activations`` (for its pool).
+        puts: what writes the files of classifier, bank and detector.
+        features: the activations that it was fitted on, for their pool and their classes.
         format: what the images must be like.
         draws: which draws it uses; the key of keyed ones is no part of it.
         promise: why the false-alarm promise is void; None where it holds.
         card: what a person should know, in Markdown.
+        stage: what makes it, ``PUBLISHED`` or ``PRIVATE``.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    classifier, bank, detector = (open_artifact(parts[kind], kind) for kind in ("classifier", "bank", "detector"))
-    for artifact, names in (
-        (classifier, (WEIGHTS, CONFIG)),
-        (bank, (BANK_ARRAYS, BANK_PLAIN)),
-        (detector, tuple(name for name in DETECTOR_FILES if name in detector.files)),
-    ):
-        for name in names:
-            write_bytes(folder / name, artifact.path(name).read_bytes())
-    features = FeatureSet.open(parts["activations"])
+    for put in puts:
+        put(folder)
     write_arrays(folder / POOL, features.pool)
     about: dict[str, Any] = {
         "layers": list(features.layout.layers),
@@ -69,12 +99,23 @@ def write_guard(folder: Path, parts: dict[str, Path], *, format: ImageFormat, dr
     }
     write_json(folder / ABOUT, about)
     write_bytes(folder / CARD, card.encode())
-    seal(folder, kind="guard", stage="publish", about={})
+    seal(folder, kind="guard", stage=stage, about={})
+
+
+class _Private(Artifact):
+    """A private guard, of which DVC knows nothing."""
+
+    @property
+    def remedy(self) -> str:
+        """The command that brings it back."""
+        return f"`{PRIVATE}`, with the same key and the same activations, makes the same again."
 
 
 def read_guard(folder: Path) -> StoredGuard:
     """Reads and checks a guard's folder."""
     artifact = open_artifact(folder, "guard")
+    if artifact.stage == PRIVATE:
+        artifact = _Private(**vars(artifact))
     artifact.verify()
     about, pool = artifact.json(ABOUT), artifact.arrays(POOL)
     if "draws" not in about:

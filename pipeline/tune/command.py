@@ -14,17 +14,16 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
+from pipeline.artifacts.current import open_activations
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import write_bytes, write_table
-from pipeline.artifacts.manifest import MANIFEST
-from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import code_digest, library_versions
 from pipeline.artifacts.store import ShardStore
 from pipeline.artifacts.studies import Study, Trial, trial_table
 from pipeline.detectors.design import Design
 from pipeline.distributed.environment import prepare_environment
 from pipeline.distributed.search import Plan, search, search_versions
-from pipeline.errors import ArtifactError, ParamsError, WhorlError
+from pipeline.errors import ParamsError, WhorlError
 from pipeline.evaluation.figures import to_png
 from pipeline.evaluation.pareto import COST, DETECTION, OBJECTIVES, choose, front
 from pipeline.evaluation.pareto_figure import pareto_figure
@@ -48,7 +47,7 @@ def tune_fingerprints(name: str) -> None:
     """Makes, or goes on with, a study; proposes, prints and records what it found."""
     prepare_environment()
     params, study = load_params(), study_of(name)
-    setting, features = setting_of(params), open_activations(params)
+    setting, features = setting_of(params), open_activations(params, "a search")
     with ShardStore(study.folder).locked():
         study.begin({**identity(params), **provenance(features)})
         plan = Plan(params.tune, layer_choices(features.layout, params.tune), {trial.number: trial for trial in study.trials()})
@@ -118,19 +117,6 @@ def setting_of(params: Params) -> Setting:
             "where fewer than that were expected."
         )
     return setting
-
-
-def open_activations(params: Params) -> FeatureSet:
-    """The cached activations; raises ArtifactError where there are none, or those of other params."""
-    if not (paths.ACTIVATIONS / MANIFEST).is_file():
-        raise ArtifactError(f"{paths.ACTIVATIONS}: there are no activations yet, which a search rests on; run `make repro` first.")
-    made = read_record("activations")["params"]
-    wanted = params.model_dump(mode="json", include=set(made))
-    if differ := sorted(section for section in made if made[section] != wanted[section]):
-        raise ArtifactError(
-            f"{paths.ACTIVATIONS}: made with other params ({', '.join(differ)}) than params.yaml has now; run `make repro` first."
-        )
-    return FeatureSet.open(paths.ACTIVATIONS)
 
 
 def identity(params: Params) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from integration_support import Chain
 from PIL import Image
 from scipy.stats import betabinom, rankdata
 
+from pipeline import private
 from pipeline.artifacts.images import ImageSet
 from pipeline.guard import Guard
 from pipeline.keys import rotate_draw_key
+from pipeline.params.root import load_params
 
 
 def _json(chain: Chain, name: str) -> Any:
@@ -259,3 +261,20 @@ print(json.dumps({
     assert "report.html" in said["files"] and set(said["inputs"]) == {"train", "fit", "tune", "calibrate", "test"}
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=finished.folder, capture_output=True, text=True, check=True).stdout.strip()
     assert said["tags"]["mlflow.source.git.commit"].startswith(head) and len(said["tags"]["whorl.digest"]) == 64
+
+
+def test_a_private_guard_is_made_as_the_stages_make_theirs(finished: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the public seeds in the place of the key's it has the same bank, committees and calibration, byte for byte."""
+    monkeypatch.chdir(finished.folder)
+    params = load_params()
+    seeds = {
+        "bank/fingerprints": params.fingerprints.seed,
+        "bank/committees": params.detectors["joint"].seed,  # type: ignore[union-attr]
+        "bank/calibration": params.calibration.seed,
+    }
+    monkeypatch.setattr(private, "derive_seed", lambda key, purpose: seeds[purpose])
+    private.build_guard(tmp_path / "bank.key", tmp_path / "guard")
+    mine, published = (sorted(folder.iterdir()) for folder in (tmp_path / "guard", finished.artifacts / "guard"))
+    assert [path.name for path in mine] == [path.name for path in published]
+    differ = {path.name for path, other in zip(mine, published, strict=True) if path.read_bytes() != other.read_bytes()}
+    assert differ == {"README.md", "manifest.json"}
