@@ -32,7 +32,7 @@ repro: setup  ## from images to a guarded classifier: everything that params.yam
 	whorl repro
 
 test: setup  ## the fast tests and one small real chain
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
 
 test-slow: setup  ## killing, rerunning, worker counts
 	python -m pytest -m slow
