@@ -26,10 +26,13 @@ class Design:
     detector: CommitteeDetectorParams
 
     def values(self, name: str) -> dict[str, Any]:
-        """Dotted key to value of all that a search may change; ``name`` is the detector's."""
+        """Dotted key to value of all that a search may change; ``name`` is the detector's.
+
+        No layer's name is in a key: it may have dots.
+        """
         return {
             "fingerprints.k": self.fingerprints.k,
-            **{f"fingerprints.layer_weights.{layer}": weight for layer, weight in self.fingerprints.layer_weights.items()},
+            "fingerprints.layer_weights": self.fingerprints.layer_weights,
             "selection.effect_size": self.selection.effect_size,
             "selection.prefer": self.selection.prefer,
             f"detectors.{name}.draw": self.detector.draw,
