@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
 from pipeline.artifacts.features import CLEAN, FeatureSet
-from pipeline.artifacts.files import write_bytes, write_table
+from pipeline.artifacts.files import digest, write_bytes, write_table
 from pipeline.artifacts.manifest import MANIFEST
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import code_digest, library_versions
@@ -42,6 +42,25 @@ FREE = ("k", "layer_weights", "effect_size", "prefer", "draw", "directions", "sh
 """What a search may change, and so is no part of what it is a search of."""
 UNTOLD = ("trials", "cost_limit")
 """Of ``tune``: more trials go on with the same search, and the limit only chooses among them."""
+
+STAGES = ("sample_fingerprints", "select_fingerprints", "train_detector")
+"""The stages whose work a trial does."""
+CODE = (
+    "pipeline/detectors/design.py",
+    "pipeline/detectors/trials.py",
+    "pipeline/distributed/search.py",
+    "pipeline/evaluation/bootstrap.py",
+    "pipeline/evaluation/estimates.py",
+    "pipeline/evaluation/metrics.py",
+    "pipeline/evaluation/objectives.py",
+    "pipeline/evaluation/pareto.py",
+    "pipeline/evaluation/score_table.py",
+    "pipeline/evaluation/transfer.py",
+    "pipeline/params/evaluation.py",
+    "pipeline/params/tune.py",
+    "pipeline/tune/bench.py",
+)
+"""What else decides on the trials: which are suggested, and how they are measured (a contract test proves it)."""
 
 
 def tune_fingerprints(name: str) -> None:
@@ -145,7 +164,7 @@ def identity(params: Params) -> dict[str, Any]:
 
 def provenance(features: FeatureSet) -> dict[str, Any]:
     """The images and the code that a study is of."""
-    code = {stage: code_digest(stage) for stage in ("sample_fingerprints", "select_fingerprints", "train_detector")}
+    code = {**{stage: code_digest(stage) for stage in STAGES}, **{module: digest(Path(module)) for module in CODE}}
     sources = list(features.artifact.about["shards"])
     inputs = hashlib.sha256(json.dumps(features.inputs(sources, ("fit", "tune")), sort_keys=True).encode()).hexdigest()
     return {"code": code, "inputs": inputs, "versions": {**library_versions(), **search_versions()}}
