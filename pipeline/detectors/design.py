@@ -41,6 +41,18 @@ class Design:
             f"detectors.{name}.pooling": self.detector.pooling,
         }
 
+    def at(self, values: Mapping[str, Any], name: str) -> "Design":
+        """The same design with the values that another's ``values`` gave."""
+
+        def changed(params: T, prefix: str) -> T:
+            return _changed(params, **{key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)})
+
+        return Design(
+            changed(self.fingerprints, "fingerprints."),
+            changed(self.selection, "selection."),
+            changed(self.detector, f"detectors.{name}."),
+        )
+
     def without(self, attacks: set[str]) -> "Design":
         """The same design, fitted without some attacks."""
         kept = tuple(name for name in self.fingerprints.fit_attacks if name not in attacks)

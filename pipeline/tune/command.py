@@ -67,9 +67,12 @@ def tune_fingerprints(name: str) -> None:
     """Makes, or goes on with, a study; proposes, prints and records what it found."""
     prepare_environment()
     params, study = load_params(), study_of(name)
-    setting, features = setting_of(params), open_activations(params)
+    setting_of(params)  # before the study begins
+    features = open_activations(params)
     with ShardStore(study.folder).locked():
-        study.begin({**identity(params), **provenance(features)})
+        study.begin({**identity(params), **provenance(features)}, design_of(params).values(params.tune.detector))
+        params = as_begun(params, study)
+        setting = setting_of(params)
         plan = Plan(params.tune, layer_choices(features.layout, params.tune), {trial.number: trial for trial in study.trials()})
         run(plan, study, setting)
         trials = worked(study)
@@ -112,6 +115,19 @@ def design_of(params: Params) -> Design:
     if not isinstance(detector, CommitteeDetectorParams):
         raise ParamsError(f"params.yaml: tune.detector: {name!r} is no detector of kind committee, where one of {committees} was expected.")
     return Design(params.fingerprints, params.selection, detector)
+
+
+def as_begun(params: Params, study: Study) -> Params:
+    """The params as they stood when the study began, which its trial 0 and all its points rest on; says where they have changed since."""
+    name, design = params.tune.detector, design_of(params)
+    begun = design.at(study.base, name)
+    if begun != design:
+        print(
+            "params.yaml has changed since this study began, which goes on from the file as it was then: trial 0, `now` below. "
+            "`--study NAME` begins one from the file as it is."
+        )
+    detectors = {**params.detectors, name: begun.detector}
+    return params.model_copy(update={"fingerprints": begun.fingerprints, "selection": begun.selection, "detectors": detectors})
 
 
 def setting_of(params: Params) -> Setting:

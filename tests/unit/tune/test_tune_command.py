@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,9 +12,12 @@ from tune_support import CHANGES, PROJECT, made_activations, made_project, read_
 
 from pipeline.artifacts import paths
 from pipeline.artifacts.files import digest
-from pipeline.artifacts.studies import Study
+from pipeline.artifacts.studies import Study, Trial
+from pipeline.distributed.search import Build, Plan
 from pipeline.errors import ArtifactError, ParamsError, WhorlError
 from pipeline.params.edits import edit, edited
+from pipeline.tracking import RunRecord
+from pipeline.tune import command
 from pipeline.tune.command import apply, tune_fingerprints
 
 
@@ -56,6 +60,43 @@ def test_the_search_touches_no_split_that_is_not_its_own(project: Path) -> None:
     """The made activations have neither calibrate nor test, so reading either would have failed."""
     shards = json.loads((project / paths.ACTIVATIONS / "manifest.json").read_text())["about"]["shards"]
     assert {split for of in shards.values() for split in of} == {"fit", "tune"}
+
+
+def _search_here(build: Build, plan: Plan, scratch: Path, on_trial: Callable[[Trial, float], None]) -> None:
+    """What ``search`` does, in this process."""
+    work = build()
+    while following := plan.next():
+        number, point = following
+        plan.done[number] = Trial(number, point and dict(point), **work(point))
+        on_trial(plan.done[number], 0.0)
+
+
+@pytest.mark.parametrize("how", ["edited", "applied"])
+def test_more_trials_go_on_from_the_file_that_the_study_began_with(
+    how: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the same study going on unchanged: all files but the name in the proposal are the same, and so is what is recorded."""
+    told: list[RunRecord] = []
+    monkeypatch.setattr(command, "search", _search_here)
+    monkeypatch.setattr(command, "log_run", lambda record, **where: told.append(record))
+    edit({"tune.trials": 8})
+    shutil.copytree(paths.study("fingerprints"), paths.study("untouched"))
+    tune_fingerprints("untouched")
+    assert "has changed since" not in capsys.readouterr().out
+    if how == "edited":
+        edit({"fingerprints.layer_weights": {"layer1": 3.0, "layer2": 0.25}, "detectors.joint.draw": 15})
+    else:
+        apply("fingerprints", next(trial["number"] for trial in _trials(project) if trial["number"] and trial["problem"] is None))
+    tune_fingerprints("fingerprints")
+    assert "params.yaml has changed since this study began" in capsys.readouterr().out
+    other, folder = paths.study("untouched"), paths.study("fingerprints")
+    files = sorted(path.relative_to(folder) for path in (folder / "trials").iterdir())
+    assert len(files) == 8
+    assert all((folder / name).read_bytes() == (other / name).read_bytes() for name in [*files, "trials.parquet"])
+    assert (folder / "proposal.yaml").read_text() == (other / "proposal.yaml").read_text().replace("untouched", "fingerprints")
+    assert told[0].params == told[1].params and told[0].identity == told[1].identity
+    apply("fingerprints", 0)
+    assert read_params()["fingerprints"]["layer_weights"] == CHANGES["fingerprints.layer_weights"]
 
 
 @pytest.mark.slow
