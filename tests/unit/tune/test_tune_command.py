@@ -5,20 +5,24 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 from tune_support import CHANGES, PROJECT, made_activations, made_project, read_params
 
 from pipeline.artifacts import paths
+from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import digest
 from pipeline.artifacts.studies import Study, Trial
 from pipeline.distributed.search import Build, Plan
 from pipeline.errors import ArtifactError, ParamsError, WhorlError
 from pipeline.params.edits import edit, edited
+from pipeline.params.root import load_params
 from pipeline.tracking import RunRecord
 from pipeline.tune import command
-from pipeline.tune.command import apply, tune_fingerprints
+from pipeline.tune.bench import build_bench
+from pipeline.tune.command import apply, setting_of, tune_fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +60,22 @@ def test_a_study_leaves_its_trials_a_table_a_figure_and_a_proposal(project: Path
     assert (project / "params.yaml").read_text() == untouched and not list(project.glob("*.bak*")), "nothing was changed"
 
 
-def test_the_search_touches_no_split_that_is_not_its_own(project: Path) -> None:
-    """The made activations have neither calibrate nor test, so reading either would have failed."""
-    shards = json.loads((project / paths.ACTIVATIONS / "manifest.json").read_text())["about"]["shards"]
-    assert {split for of in shards.values() for split in of} == {"fit", "tune"}
+def test_the_search_touches_no_split_that_is_not_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where naming a shard of calibrate or test fails, the command and the bench do what they did before; their neurons are no numbers."""
+    (before, *_), names = _trials(project), FeatureSet.shards
+
+    def own(features: FeatureSet, source: str, split: str) -> list[str]:
+        assert split in ("fit", "tune"), split
+        return names(features, source, split)
+
+    monkeypatch.setattr(FeatureSet, "shards", own)
+    features = FeatureSet.open(paths.ACTIVATIONS)
+    for split in ("calibrate", "test"):
+        assert np.isnan(features.read(names(features, CLEAN, split)[0]).neurons).all()
+        with pytest.raises(AssertionError, match=split):
+            features.read_split(CLEAN, split)
+    tune_fingerprints("fingerprints")
+    assert build_bench(Path.cwd(), setting_of(load_params()))(None)["objectives"] == before["objectives"]
 
 
 def _search_here(build: Build, plan: Plan, scratch: Path, on_trial: Callable[[Trial, float], None]) -> None:
