@@ -41,9 +41,18 @@ DATA = {
 
 def closures() -> dict[str, set[str]]:
     """Stage to the files, relative to the project, of its compute closure."""
-    graph = grimp.build_graph("pipeline", "stages", cache_dir=None, exclude_type_checking_imports=True)
+    graph = _graph()
     stages = [name for name in graph.find_children("stages") if not excepted(name)]
     return {stage.removeprefix("stages."): _files(_reach(graph, stage)) for stage in stages}
+
+
+def reach_files(module: str) -> set[str]:
+    """The files, relative to the project, that one module's results depend on."""
+    return _files(_reach(_graph(), module))
+
+
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph("pipeline", "stages", cache_dir=None, exclude_type_checking_imports=True)
 
 
 def _files(modules: set[str]) -> set[str]:

@@ -49,12 +49,23 @@ class Study:
         content: dict[str, Any] = read_json(path)
         return content
 
-    def begin(self, identity: Mapping[str, Any]) -> None:
-        """Begins the search, or goes on with one of the same identity; raises WhorlError where the folder has another's."""
+    @property
+    def base(self) -> dict[str, Any]:
+        """The values that the search began with, whatever the params file has by now."""
+        base: dict[str, Any] = self.identity["base"]
+        return base
+
+    def begin(self, identity: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+        """Begins the search, or goes on with one of the same identity; raises WhorlError where the folder has another's.
+
+        Args:
+            identity: what it is a search of.
+            base: dotted key to value of all that the search may change, as it stands; kept where the search begins.
+        """
         if (self.folder / "study.json").is_file():
             self.require(identity)
         else:
-            write_json(self.folder / "study.json", identity)
+            write_json(self.folder / "study.json", {**identity, "base": base})
 
     def require(self, identity: Mapping[str, Any]) -> None:
         """Raises WhorlError, with the keys that differ, unless this is a search of the given parts of an identity."""

@@ -26,10 +26,13 @@ class Design:
     detector: CommitteeDetectorParams
 
     def values(self, name: str) -> dict[str, Any]:
-        """Dotted key to value of all that a search may change; ``name`` is the detector's."""
+        """Dotted key to value of all that a search may change; ``name`` is the detector's.
+
+        No layer's name is in a key: it may have dots.
+        """
         return {
             "fingerprints.k": self.fingerprints.k,
-            **{f"fingerprints.layer_weights.{layer}": weight for layer, weight in self.fingerprints.layer_weights.items()},
+            "fingerprints.layer_weights": self.fingerprints.layer_weights,
             "selection.effect_size": self.selection.effect_size,
             "selection.prefer": self.selection.prefer,
             f"detectors.{name}.draw": self.detector.draw,
@@ -37,6 +40,18 @@ class Design:
             f"detectors.{name}.shrinkage": self.detector.shrinkage,
             f"detectors.{name}.pooling": self.detector.pooling,
         }
+
+    def at(self, values: Mapping[str, Any], name: str) -> "Design":
+        """The same design with the values that another's ``values`` gave."""
+
+        def changed(params: T, prefix: str) -> T:
+            return _changed(params, **{key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)})
+
+        return Design(
+            changed(self.fingerprints, "fingerprints."),
+            changed(self.selection, "selection."),
+            changed(self.detector, f"detectors.{name}."),
+        )
 
     def without(self, attacks: set[str]) -> "Design":
         """The same design, fitted without some attacks."""

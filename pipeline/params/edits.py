@@ -52,7 +52,10 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
             section = section.get(parent, {})
         if last not in section:
             raise ParamsError(f"{PARAMS_FILE}: has no {dotted}, where it was expected, to be set to {value!r}.")
-        section[last] = _inline(value) if isinstance(value, dict) else value
+        if isinstance(value, dict) and isinstance(section[last], dict) and set(value) == set(section[last]):
+            section[last].update(value)  # in place, which keeps the comments of its lines
+        else:
+            section[last] = _inline(value) if isinstance(value, dict) else value
     written = io.StringIO()
     yaml.dump(content, written)
     return written.getvalue()

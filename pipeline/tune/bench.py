@@ -15,6 +15,7 @@ from pipeline.detectors.conformal import group_classes
 from pipeline.detectors.design import Design, Point, choices, inspection_cost, tuned
 from pipeline.detectors.trials import build_committees, scores_of_draws
 from pipeline.errors import WhorlError
+from pipeline.evaluation import transfer
 from pipeline.evaluation.objectives import Drawn, detection_figures, mean_of
 from pipeline.fingerprints.features import Features, Layout
 from pipeline.params.tune import TuneParams
@@ -76,7 +77,8 @@ class Bench:
         self.draws = {name: ImageRandom(seed, f"tune/{name}", part.ids).uniform("looks", looks) for name, part in self.images.items()}
         kept = setting.base.without(setting.held).fingerprints.fit_attacks
         self.known = self._attacked("fitted", fitted)
-        self.unseen = self._attacked("left out of the fit", [name for name in setting.families if name not in kept])
+        new = [name for name in setting.families if transfer.unseen(name, kept, setting.families)]
+        self.unseen = self._attacked("of families left out of the fit", new)
         names = group_classes(features.predicted(CLEAN, "fit"), self.classes, self._smaller_half(), setting.alpha)
         self.groups = np.array([names[label] for label in range(self.classes)], dtype=np.str_)
 

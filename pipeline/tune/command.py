@@ -16,7 +16,9 @@ from ruamel.yaml import YAML
 from pipeline.artifacts import paths
 from pipeline.artifacts.current import open_activations
 from pipeline.artifacts.features import CLEAN, FeatureSet
-from pipeline.artifacts.files import write_bytes, write_table
+from pipeline.artifacts.files import digest, write_bytes, write_table
+from pipeline.artifacts.manifest import MANIFEST
+from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import code_digest, library_versions
 from pipeline.artifacts.store import ShardStore
 from pipeline.artifacts.studies import Study, Trial, trial_table
@@ -42,14 +44,36 @@ FREE = ("k", "layer_weights", "effect_size", "prefer", "draw", "directions", "sh
 UNTOLD = ("trials", "cost_limit")
 """Of ``tune``: more trials go on with the same search, and the limit only chooses among them."""
 
+STAGES = ("sample_fingerprints", "select_fingerprints", "train_detector")
+"""The stages whose work a trial does."""
+CODE = (
+    "pipeline/detectors/design.py",
+    "pipeline/detectors/trials.py",
+    "pipeline/distributed/search.py",
+    "pipeline/evaluation/bootstrap.py",
+    "pipeline/evaluation/estimates.py",
+    "pipeline/evaluation/metrics.py",
+    "pipeline/evaluation/objectives.py",
+    "pipeline/evaluation/pareto.py",
+    "pipeline/evaluation/score_table.py",
+    "pipeline/evaluation/transfer.py",
+    "pipeline/params/evaluation.py",
+    "pipeline/params/tune.py",
+    "pipeline/tune/bench.py",
+)
+"""What else decides on the trials: which are suggested, and how they are measured (a contract test proves it)."""
+
 
 def tune_fingerprints(name: str) -> None:
     """Makes, or goes on with, a study; proposes, prints and records what it found."""
     prepare_environment()
     params, study = load_params(), study_of(name)
-    setting, features = setting_of(params), open_activations(params, "a search")
+    setting_of(params)  # before the study begins
+    features = open_activations(params, "a search")
     with ShardStore(study.folder).locked():
-        study.begin({**identity(params), **provenance(features)})
+        study.begin({**identity(params), **provenance(features)}, design_of(params).values(params.tune.detector))
+        params = as_begun(params, study)
+        setting = setting_of(params)
         plan = Plan(params.tune, layer_choices(features.layout, params.tune), {trial.number: trial for trial in study.trials()})
         run(plan, study, setting)
         trials = worked(study)
@@ -94,6 +118,19 @@ def design_of(params: Params) -> Design:
     return Design(params.fingerprints, params.selection, detector)
 
 
+def as_begun(params: Params, study: Study) -> Params:
+    """The params as they stood when the study began, which its trial 0 and all its points rest on; says where they have changed since."""
+    name, design = params.tune.detector, design_of(params)
+    begun = design.at(study.base, name)
+    if begun != design:
+        print(
+            "params.yaml has changed since this study began, which goes on from the file as it was then: trial 0, `now` below. "
+            "`--study NAME` begins one from the file as it is."
+        )
+    detectors = {**params.detectors, name: begun.detector}
+    return params.model_copy(update={"fingerprints": begun.fingerprints, "selection": begun.selection, "detectors": detectors})
+
+
 def setting_of(params: Params) -> Setting:
     """What every trial shares.
 
@@ -131,7 +168,7 @@ def identity(params: Params) -> dict[str, Any]:
 
 def provenance(features: FeatureSet) -> dict[str, Any]:
     """The images and the code that a study is of."""
-    code = {stage: code_digest(stage) for stage in ("sample_fingerprints", "select_fingerprints", "train_detector")}
+    code = {**{stage: code_digest(stage) for stage in STAGES}, **{module: digest(Path(module)) for module in CODE}}
     sources = list(features.artifact.about["shards"])
     inputs = hashlib.sha256(json.dumps(features.inputs(sources, ("fit", "tune")), sort_keys=True).encode()).hexdigest()
     return {"code": code, "inputs": inputs, "versions": {**library_versions(), **search_versions()}}

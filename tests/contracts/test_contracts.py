@@ -4,12 +4,14 @@ import ast
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.params.root import Params, load_params
+from pipeline.tune import command
 
 PROJECT = Path(__file__).resolve().parents[2]
 DVC = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())["stages"]
@@ -38,6 +40,17 @@ def test_a_missing_dependency_is_noticed(tmp_path: Path) -> None:
         [sys.executable, "infra/closure.py", "--root", str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "pipeline/fingerprints/sampling.py" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_study_is_of_all_the_code_that_decides_on_its_trials() -> None:
+    """What the bench and the objectives rest on, by the imports, is in the stages of which a study has the code, or named beside them."""
+    spec = spec_from_file_location("closure", PROJECT / "infra/closure.py")
+    assert spec and spec.loader
+    closure = module_from_spec(spec)
+    spec.loader.exec_module(closure)
+    reached = closure.reach_files("pipeline.tune.bench") | closure.reach_files("pipeline.evaluation.pareto")
+    staged = {file for stage in command.STAGES for file in closure.listed(DVC[stage])}
+    assert reached - staged | {"pipeline/distributed/search.py"} == set(command.CODE)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -67,6 +67,20 @@ def test_every_point_stands_for_a_params_file_that_is_valid(path: Path, data: st
     assert {old.split(":")[0].strip() for old, new in zip(before, after, strict=True) if old != new} <= touched
 
 
+def test_layers_with_dots_in_their_names_are_written_into_the_file_and_comments_beside_them_stay() -> None:
+    text = (
+        "fingerprints:\n  k: 2\n  layer_weights:\n    blocks.3: 1.0  # the last\n    blocks: 0.5\n"
+        "selection: {effect_size: 0.5, prefer: random}\ndetectors: {joint: {draw: 9, directions: 4, shrinkage: 0.5, pooling: 0.5}}\n"
+    )
+    base, able = _design(WHOLE["digits"]), choices({"blocks.3": 40, "blocks": 40}, (2, 4))
+    weights = base.fingerprints.model_copy(update={"layer_weights": {"blocks.3": 1.0, "blocks": 0.5}})
+    point = {"k.blocks.3": 4, "k.blocks": 0, **{key: value for key, value in _point().items() if not key.startswith("k.")}}
+    written = edited(text, tuned(Design(weights, base.selection, base.detector), point, able).values("joint"))
+    assert "  k: 4\n" in written
+    assert "    blocks.3: 1.0  # the last\n    blocks: 0.0\n" in written
+    assert "  k: {blocks.3: 4, blocks: 2}\n" in edited(text, {"fingerprints.k": {"blocks.3": 4, "blocks": 2}})
+
+
 def _point(**changes: object) -> dict[str, object]:
     out = {f"k.{layer}": 0 for layer in WHOLE["digits"].activations.layers}
     layers = {**out, "k.layer1": 4, "k.layer3": 8, "k.logits": 2}

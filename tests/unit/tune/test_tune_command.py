@@ -2,19 +2,27 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 from tune_support import CHANGES, PROJECT, made_activations, made_project, read_params
 
 from pipeline.artifacts import paths
+from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import digest
-from pipeline.artifacts.studies import Study
+from pipeline.artifacts.studies import Study, Trial
+from pipeline.distributed.search import Build, Plan
 from pipeline.errors import ArtifactError, ParamsError, WhorlError
 from pipeline.params.edits import edit, edited
-from pipeline.tune.command import apply, tune_fingerprints
+from pipeline.params.root import load_params
+from pipeline.tracking import RunRecord
+from pipeline.tune import command
+from pipeline.tune.bench import build_bench
+from pipeline.tune.command import apply, setting_of, tune_fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +60,59 @@ def test_a_study_leaves_its_trials_a_table_a_figure_and_a_proposal(project: Path
     assert (project / "params.yaml").read_text() == untouched and not list(project.glob("*.bak*")), "nothing was changed"
 
 
-def test_the_search_touches_no_split_that_is_not_its_own(project: Path) -> None:
-    """The made activations have neither calibrate nor test, so reading either would have failed."""
-    shards = json.loads((project / paths.ACTIVATIONS / "manifest.json").read_text())["about"]["shards"]
-    assert {split for of in shards.values() for split in of} == {"fit", "tune"}
+def test_the_search_touches_no_split_that_is_not_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where naming a shard of calibrate or test fails, the command and the bench do what they did before; their neurons are no numbers."""
+    (before, *_), names = _trials(project), FeatureSet.shards
+
+    def own(features: FeatureSet, source: str, split: str) -> list[str]:
+        assert split in ("fit", "tune"), split
+        return names(features, source, split)
+
+    monkeypatch.setattr(FeatureSet, "shards", own)
+    features = FeatureSet.open(paths.ACTIVATIONS)
+    for split in ("calibrate", "test"):
+        assert np.isnan(features.read(names(features, CLEAN, split)[0]).neurons).all()
+        with pytest.raises(AssertionError, match=split):
+            features.read_split(CLEAN, split)
+    tune_fingerprints("fingerprints")
+    assert build_bench(Path.cwd(), setting_of(load_params()))(None)["objectives"] == before["objectives"]
+
+
+def _search_here(build: Build, plan: Plan, scratch: Path, on_trial: Callable[[Trial, float], None]) -> None:
+    """What ``search`` does, in this process."""
+    work = build()
+    while following := plan.next():
+        number, point = following
+        plan.done[number] = Trial(number, point and dict(point), **work(point))
+        on_trial(plan.done[number], 0.0)
+
+
+@pytest.mark.parametrize("how", ["edited", "applied"])
+def test_more_trials_go_on_from_the_file_that_the_study_began_with(
+    how: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the same study going on unchanged: all files but the name in the proposal are the same, and so is what is recorded."""
+    told: list[RunRecord] = []
+    monkeypatch.setattr(command, "search", _search_here)
+    monkeypatch.setattr(command, "log_run", lambda record, **where: told.append(record))
+    edit({"tune.trials": 8})
+    shutil.copytree(paths.study("fingerprints"), paths.study("untouched"))
+    tune_fingerprints("untouched")
+    assert "has changed since" not in capsys.readouterr().out
+    if how == "edited":
+        edit({"fingerprints.layer_weights": {"layer1": 3.0, "layer2": 0.25}, "detectors.joint.draw": 15})
+    else:
+        apply("fingerprints", next(trial["number"] for trial in _trials(project) if trial["number"] and trial["problem"] is None))
+    tune_fingerprints("fingerprints")
+    assert "params.yaml has changed since this study began" in capsys.readouterr().out
+    other, folder = paths.study("untouched"), paths.study("fingerprints")
+    files = sorted(path.relative_to(folder) for path in (folder / "trials").iterdir())
+    assert len(files) == 8
+    assert all((folder / name).read_bytes() == (other / name).read_bytes() for name in [*files, "trials.parquet"])
+    assert (folder / "proposal.yaml").read_text() == (other / "proposal.yaml").read_text().replace("untouched", "fingerprints")
+    assert told[0].params == told[1].params and told[0].identity == told[1].identity
+    apply("fingerprints", 0)
+    assert read_params()["fingerprints"]["layer_weights"] == CHANGES["fingerprints.layer_weights"]
 
 
 @pytest.mark.slow

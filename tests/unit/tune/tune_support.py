@@ -1,5 +1,6 @@
 """A project with made activations: three classes, two attacks that shift some neurons, nothing else to compute."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def made_project(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) 
 
 
 def made_activations() -> None:
-    """The artifact, and the record of the stage that would have made it, in the current folder."""
+    """The artifact, and the record of the stage that would have made it, here; no neuron of calibrate or test is a number."""
     store, plan = ShardStore(paths.SHARDS / "activations"), {}
     for place, (source, split) in enumerate((s, p) for s in (CLEAN, "fgsm", "pgd", "targeted_iterative") for p in ("fit", "tune")):
         rng = np.random.default_rng(10 + place)
@@ -79,6 +80,11 @@ def made_activations() -> None:
         plan[name] = f"{place:064x}"
         output = feature_output(made_features(rng, 300 if split == "fit" else 120, None if source == CLEAN else source))
         store.write(plan[name], output)
+    for source, split in ((s, p) for s in (CLEAN, "fgsm", "pgd", "targeted_iterative") for p in ("calibrate", "test")):
+        features = made_features(np.random.default_rng(len(plan)), 120, None if source == CLEAN else source)
+        name = f"{source}.{split}-00000"
+        plan[name] = f"{len(plan):064x}"
+        store.write(plan[name], feature_output(replace(features, neurons=np.full_like(features.neurons, np.nan))))
     pool = {layer: np.arange(size) for layer, size in LAYERS.items()}
     write_features(paths.ACTIVATIONS, ("a", "b", "c"), pool, plan, store)
     params = load_params().model_dump(mode="json", include={"activations", "attacks"})
