@@ -1,12 +1,15 @@
 """Defenders of a made world: chances that a count over all committees confirms, draws of each way, attackers against live guards."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pipeline.artifacts.games import OWN, Arena, static_seed
+from pipeline.artifacts.store import ShardStore
 from pipeline.classifiers.activations import activations
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.detectors.building import build_bank, build_detector
@@ -27,6 +30,7 @@ from pipeline.game.defenders import (
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.params.game import DescendParams
+from pipeline.params.root import load_params
 
 CLASSES, SIDE, HIDDEN = 3, 6, 40
 LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
@@ -163,6 +167,27 @@ def test_keyed_draws_follow_from_the_pixels() -> None:
     other[1, 0, 2, 2] ^= 1
     drawn, changed = (drawing("keyed", 5, pixels, call).uniform("committee") for call, pixels in ((0, images), (1, other)))
     assert (drawn[0], drawn[2]) == (changed[0], changed[2]) and drawn[1] != changed[1] and len(set(drawn)) == 3
+
+
+def test_the_fixed_draws_are_told_apart_without_the_calibrating_images(
+    detector: CommitteeDetector, fit: dict[str, Features], tmp_path: Path
+) -> None:
+    read = []
+
+    class Stored:
+        def read_split(self, source: str, split: str) -> Features:
+            read.append(split)
+            return fit[source]
+
+    arena = Arena(tmp_path, load_params().game.model_copy(update={"statics": 3}), ALPHA, {}, ShardStore(tmp_path))
+    vars(arena).update(features=Stored(), _detectors={OWN: detector})
+    table, images = arena.tuned("sign"), fit["sign"]
+    assert read == ["tune"] and table.column_names == ["success", "static0", "static1", "static2"]
+    np.testing.assert_array_equal(table["success"], images.success)
+    for number in range(3):
+        draws = drawing("static", static_seed(arena.game.seed, number), images.ids, 0)
+        np.testing.assert_array_equal(table[f"static{number}"], detector.scores(images.neurons, images.predicted, draws))
+    assert (table["static0"].to_numpy() != table["static1"].to_numpy()).any()
 
 
 def test_a_surrogate_is_of_another_bank_and_a_prefix_of_the_own_one_keeps_its_committees(
