@@ -49,7 +49,7 @@ def main() -> None:
         with detectors.locked(), chances.locked(), matches.locked():
             inputs = fitted(params.game.detector)
             arena = Arena(Path.cwd(), game, params.calibration.alpha, {}, detectors)
-            made = plan_detectors(sizes, own, params.fingerprints, params.selection, inputs)
+            made = plan_detectors(sizes, own, params.fingerprints, params.selection, game.seed, inputs)
             build = partial(shard_detector, arena, own, params.fingerprints, params.selection)
             shard_map(build, made, detectors, title="whitebox: detectors")
             arena.made.update({task.name: task.signature for task in made})
@@ -92,12 +92,14 @@ def plan_detectors(
     own: CommitteeDetectorParams,
     fingerprints: FingerprintParams,
     selection: SelectionParams,
+    seed: int,
     inputs: Mapping[str, str],
 ) -> list[ShardTask[str]]:
-    """A task a detector that the chain has not made."""
+    """A task a detector that the chain has not made; from ``seed`` comes the surrogate's bank."""
     features, code = FeatureSet.open(paths.ACTIVATIONS), code_digest("whitebox")
     read = {**inputs, **features.inputs([CLEAN, *fingerprints.fit_attacks], ["fit"])}
-    known = {section.__class__.__name__: section.model_dump(mode="json") for section in (own, fingerprints, selection)}
+    sections = {section.__class__.__name__: section.model_dump(mode="json") for section in (own, fingerprints, selection)}
+    known = {**sections, "seed": seed}
     names = [*(name for name in sizes if name != OWN), SURROGATE]
     return [ShardTask(name, signature("game-detector", code=code, params={**known, "name": name}, inputs=read), name, 1) for name in names]
 

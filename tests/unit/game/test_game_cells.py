@@ -11,7 +11,7 @@ from pipeline.artifacts.games import PLAYS, play_table
 from pipeline.evaluation.game import Play, filtered, plain, resubmitted
 from pipeline.game.cells import Cell, crafted, without_the_classifier
 from pipeline.params.root import load_params
-from stages.whitebox import best_static, live, variants
+from stages.whitebox import best_static, live, plan_detectors, variants
 
 N = 50
 RNG = np.random.default_rng(0)
@@ -86,6 +86,21 @@ def test_detectors_vary_in_one_thing_at_a_time() -> None:
         f"m30-t{own.committees}": (30, own.committees),  # type: ignore[union-attr]
         f"m{own.draw}-t35": (own.draw, 35),
     }
+
+
+def test_a_surrogate_from_another_seed_is_another_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stored:
+        def inputs(self, sources: list[str], splits: list[str]) -> dict[str, str]:
+            return {f"{source}.{split}": "hash" for source in sources for split in splits}
+
+    monkeypatch.setattr("stages.whitebox.FeatureSet.open", lambda folder: Stored())
+    params = load_params()
+
+    def planned(seed: int) -> dict[str, str]:
+        tasks = plan_detectors({"own": (60, 200)}, params.detectors["joint"], params.fingerprints, params.selection, seed, {})  # type: ignore[arg-type]
+        return {task.name: task.signature for task in tasks}
+
+    assert list(planned(0)) == ["surrogate"] and planned(0) == planned(0) != planned(1)
 
 
 @pytest.mark.parametrize("best", [0, 2])
