@@ -123,7 +123,7 @@ def _another(played: str, guarding: str) -> list[str]:
 
 def summary(game: Mapping[str, float | None]) -> list[tuple[str, Rate, float | None, float | None]]:
     """The attackers fitted to the guard: what each does, the share of the images tried that it gets accepted, and what an image
-    tried costs it in queries and in draws looked at locally; those that get most first.
+    tried costs it in queries and in local evaluations; those that get most first.
     """
     found = []
     for name in game:

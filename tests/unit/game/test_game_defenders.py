@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.artifacts.games import OWN, Arena, static_seed
+from pipeline.artifacts.matches import Match, Matches, Scene
 from pipeline.artifacts.store import ShardStore
 from pipeline.classifiers.activations import activations
 from pipeline.classifiers.model import Classifier, freeze, to_float
@@ -208,6 +210,30 @@ def test_a_detector_comes_back_from_its_arrays(detector: CommitteeDetector, fit:
     back, images = detector_from(*detector_arrays(detector)), fit["sign"]
     wanted = every_score(detector, images.neurons, images.predicted)
     np.testing.assert_array_equal(every_score(back, images.neurons, images.predicted), wanted)
+
+
+@pytest.mark.parametrize(("against", "looks"), [("draws", 1), ("bank", 8)])
+def test_a_copy_whose_draw_is_fixed_is_looked_at_once(
+    against: str, looks: int, detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features], tmp_path: Path
+) -> None:
+    game, clean = load_params().game.model_copy(update={"descend": DESCEND, "headline": 8}), pictures(40, 6)
+    arena = Arena(tmp_path, game, ALPHA, {}, ShardStore(tmp_path))
+    known = features(classifier, pictures(400, 2), pictures(400, 2))
+    stored = SimpleNamespace(pool=POOL, class_names=("a", "b", "c"))
+    vars(arena).update(features=stored, classifier=classifier, _calibrate=(known, fit[CLEAN].predicted), _detectors={OWN: detector})
+    scene = Scene(clean, labels_of(classifier, clean), [f"{row:032x}" for row in range(40)], np.arange(40))
+    settled = Matches(arena, 0, PARAMS)._descend(Match("descend", "test-0", "selective", against), scene)
+    plays = {(cell.defender, cell.attacker, cell.budget): play for cell, play, *_ in settled}
+    filtering = plays["static", "descend_filter", looks]
+    once = plays["static", "descend", DESCEND.steps]
+    spent = filtering.local - once.local
+    assert once.sent.any() and spent.max() <= looks
+    if against == "draws":
+        assert set(plays) == {("static", "descend", DESCEND.steps), ("static", "descend_filter", 1)}
+        np.testing.assert_array_equal(spent, once.sent)
+        np.testing.assert_array_equal(filtering.accepted, filtering.sent)
+    else:
+        assert spent.max() > 1
 
 
 @pytest.mark.parametrize("name", ["weighted_1", "traded_0.5", "orthogonal", "selective"])
