@@ -23,6 +23,7 @@ from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.distributed.shard_map import ShardTask, Work, shard_map
 from pipeline.evaluation.game import Play, summarise
 from pipeline.evaluation.game_verdict import headline
+from pipeline.evaluation.metrics import auroc
 from pipeline.game.cells import Cell, without_the_classifier
 from pipeline.game.defenders import rebuilt, surrogate
 from pipeline.params.detectors import CommitteeDetectorParams
@@ -48,20 +49,24 @@ def main() -> None:
         with detectors.locked(), chances.locked(), matches.locked():
             inputs = fitted(params.game.detector)
             arena = Arena(Path.cwd(), game, params.calibration.alpha, {}, detectors)
-            made = plan_detectors(sizes, own, params.fingerprints, params.selection, inputs)
+            made = plan_detectors(sizes, own, params.fingerprints, params.selection, game.seed, inputs)
             build = partial(shard_detector, arena, own, params.fingerprints, params.selection)
             shard_map(build, made, detectors, title="whitebox: detectors")
             arena.made.update({task.name: task.signature for task in made})
-            looked = plan_chances(arena, attacks, inputs)
-            shard_map(partial(shard_chances, arena), looked, chances, title="whitebox: chances")
+            tried = plan_tuned(arena, attacks, inputs)
+            shard_map(partial(shard_tuned, arena), tried, chances, title="whitebox: fixed draws")
+            tuned = {task.payload: read_table(chances.read(task.name, task.signature)[0] / "rows.parquet") for task in tried}
+            best = best_static(tuned, attacks, game.statics)
+            looked = plan_chances(arena, attacks, best, inputs)
+            shard_map(partial(shard_chances, arena, best), looked, chances, title="whitebox: chances")
             known = {task.payload: read_table(chances.read(task.name, task.signature)[0] / "rows.parquet") for task in looked}
-            best = best_static(known, attacks, game.statics)
             played = plan_matches(arena, attacks, best, own, inputs)
             shard_map(partial(shard_match, arena, best, own), played, matches, title="whitebox: images")
             plays = [read_table(matches.read(task.name, task.signature)[0] / "rows.parquet") for task in played]
-            for store, tasks in ((detectors, made), (chances, looked), (matches, played)):
-                store.keep(task.signature for task in tasks)
-        settled = [*cached(known, attacks, sizes, best, game), *live(plays)]
+            detectors.keep(task.signature for task in made)
+            chances.keep([task.signature for task in tried] + [task.signature for task in looked])
+            matches.keep(task.signature for task in played)
+        settled = [*cached(known, attacks, sizes, game), *live(plays)]
         rows = [{**asdict(cell), **summarise(play, l2, linf, params.evaluation)} for cell, play, l2, linf in settled]
         write_table(paths.GAME, pa.Table.from_pylist(rows, schema=CELLS))
         summary = headline(rows, attacks, (own.draw, own.committees), game.headline)
@@ -87,12 +92,14 @@ def plan_detectors(
     own: CommitteeDetectorParams,
     fingerprints: FingerprintParams,
     selection: SelectionParams,
+    seed: int,
     inputs: Mapping[str, str],
 ) -> list[ShardTask[str]]:
-    """A task a detector that the chain has not made."""
+    """A task a detector that the chain has not made; from ``seed`` comes the surrogate's bank."""
     features, code = FeatureSet.open(paths.ACTIVATIONS), code_digest("whitebox")
     read = {**inputs, **features.inputs([CLEAN, *fingerprints.fit_attacks], ["fit"])}
-    known = {section.__class__.__name__: section.model_dump(mode="json") for section in (own, fingerprints, selection)}
+    sections = {section.__class__.__name__: section.model_dump(mode="json") for section in (own, fingerprints, selection)}
+    known = {**sections, "seed": seed}
     names = [*(name for name in sizes if name != OWN), SURROGATE]
     return [ShardTask(name, signature("game-detector", code=code, params={**known, "name": name}, inputs=read), name, 1) for name in names]
 
@@ -111,41 +118,57 @@ def shard_detector(arena: Arena, own: CommitteeDetectorParams, fingerprints: Fin
     return compute
 
 
-def plan_chances(arena: Arena, attacks: Sequence[str], inputs: Mapping[str, str]) -> list[ShardTask[tuple[str, str]]]:
+def plan_tuned(arena: Arena, attacks: Sequence[str], inputs: Mapping[str, str]) -> list[ShardTask[str]]:
+    """A task a source of ``tune``, by which the fixed draw is chosen."""
+    features, code = arena.features, code_digest("whitebox")
+    tasks = []
+    for source in (CLEAN, *attacks):
+        known = {"source": source, "seed": arena.game.seed, "statics": arena.game.statics}
+        signed = signature("game-tuned", code=code, params=known, inputs={**inputs, **features.inputs([source], ["tune"])})
+        tasks.append(ShardTask(f"tuned.{source}", signed, source, features.count(source, "tune")))
+    return tasks
+
+
+def shard_tuned(arena: Arena) -> Work[str]:
+    """The function that scores a source of ``tune`` with every fixed draw."""
+
+    def compute(source: str) -> ShardOutput:
+        return ShardOutput(tables={"rows": arena.tuned(source)})
+
+    return compute
+
+
+def best_static(tuned: Mapping[str, pa.Table], attacks: Sequence[str], statics: int) -> int:
+    """The fixed draw with the largest AUROC on ``tune``, the mean over attacks; the first of equals, 0 where there is nothing to tell."""
+    names, clean, areas = [f"static{number}" for number in range(statics)], tuned[CLEAN], []
+    for attack in attacks:
+        won = tuned[attack].filter(tuned[attack]["success"])
+        found = [auroc(clean[name].to_numpy(), won[name].to_numpy()) for name in names]
+        areas += [[area for area in found if area is not None]] if len(won) and len(clean) else []
+    return int(np.argmax(np.mean(areas, axis=0))) if areas else 0
+
+
+def plan_chances(arena: Arena, attacks: Sequence[str], best: int, inputs: Mapping[str, str]) -> list[ShardTask[tuple[str, str]]]:
     """A task a detector and source."""
     features, code = arena.features, code_digest("whitebox")
     tasks = []
     for name in (OWN, *arena.made):
         for source in (CLEAN, *attacks):
-            read = {**inputs, **arena.made, **features.inputs([CLEAN], ["fit", "calibrate"]), **features.inputs([source], ["tune", "test"])}
-            known = {"detector": name, "source": source, "game": arena.game.model_dump(mode="json"), "alpha": arena.alpha}
+            read = {**inputs, **arena.made, **features.inputs([CLEAN], ["fit", "calibrate"]), **features.inputs([source], ["test"])}
+            known = {"detector": name, "source": source, "game": arena.game.model_dump(mode="json"), "alpha": arena.alpha, "best": best}
             signed = signature("game-chances", code=code, params=known, inputs=read)
             tasks.append(ShardTask(f"{name}.{source}", signed, (name, source), features.count(source, "test")))
     return tasks
 
 
-def shard_chances(arena: Arena) -> Work[tuple[str, str]]:
+def shard_chances(arena: Arena, best: int) -> Work[tuple[str, str]]:
     """The function that finds how often a detector's draws flag the images of a source."""
 
     def compute(task: tuple[str, str]) -> ShardOutput:
         name, source = task
-        tables = [arena.chances(name, source, "test")]
-        if name == OWN and source != CLEAN:
-            tables.append(arena.chances(name, source, "tune"))
-        return ShardOutput(tables={"rows": pa.concat_tables(tables, promote_options="default")})
+        return ShardOutput(tables={"rows": arena.chances(name, source, best)})
 
     return compute
-
-
-def best_static(known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], statics: int) -> int:
-    """The fixed draw that detects most on ``tune``, the mean over attacks; the first of equals."""
-    rates = []
-    for attack in attacks:
-        table = known[OWN, attack]
-        rows = (table["split"].to_numpy() == "tune") & table["success"].to_numpy()
-        if rows.any():
-            rates.append([table[f"static{number}"].to_numpy()[rows].mean() for number in range(statics)])
-    return int(np.argmax(np.mean(rates, axis=0))) if rates else 0
 
 
 def plan_matches(
@@ -173,11 +196,11 @@ def shard_match(arena: Arena, best: int, own: CommitteeDetectorParams) -> Work[M
 
 
 def cached(
-    known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], sizes: Mapping[str, tuple[int, int]], best: int, game: GameParams
+    known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], sizes: Mapping[str, tuple[int, int]], game: GameParams
 ) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
     """The cells that need no more than the chances."""
     for attack in (CLEAN, *attacks):
-        tables = {name: known[name, attack].filter(pa.compute.equal(known[name, attack]["split"], "test")) for name in (*sizes, SURROGATE)}
+        tables = {name: known[name, attack] for name in (*sizes, SURROGATE)}
         l2, linf = attack_norms(attack, tables[OWN]["id"].to_pylist())
         for name, (m, t) in sizes.items():
             success = tables[name]["success"].to_numpy()
@@ -186,7 +209,7 @@ def cached(
             chances = {"fresh": tables[name]["fresh"].to_numpy()}
             copies = {"bank": chances["fresh"]}
             if name == OWN:
-                chances |= {"keyed": tables[name]["keyed"].to_numpy(), "static": tables[name][f"static{best}"].to_numpy()}
+                chances |= {"keyed": tables[name]["keyed"].to_numpy(), "static": tables[name]["static"].to_numpy()}
                 copies["algorithm"] = tables[SURROGATE]["fresh"].to_numpy()
             cell = Cell("fresh", m, t, "nothing", "plain", attack, 0)
             for found, play in without_the_classifier(cell, success, copies, chances, game, own=name == OWN, clean=attack == CLEAN):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from pipeline.classifiers.model import Classifier, freeze
 from pipeline.detectors.committee import CommitteeDetector
 from pipeline.evaluation.game import Play
 from pipeline.fingerprints.bank import Bank
+from pipeline.fingerprints.draws import StaticDraws
 from pipeline.fingerprints.features import Features
 from pipeline.game.cells import Cell
 from pipeline.game.defenders import Defender, Way, calibrated, detector_arrays, detector_from, every_score
@@ -119,21 +121,30 @@ class Arena:
         seed = static_seed(self.game.seed, number) if way == "static" else self.game.seed
         return calibrated(self.detector(name), clean, fitted, len(self.features.class_names), self.alpha, way, seed)
 
-    def chances(self, name: str, source: str, split: str) -> pa.Table:
-        """What the draws of a detector make of a source's images in a split.
+    def tuned(self, source: str) -> pa.Table:
+        """The scores of a source's images on ``tune``, a column a fixed draw of the guard's own detector.
 
-        Of the guard's own detector all ways of drawing, on ``tune`` the static ones alone; of the others the fresh one.
+        No threshold is among what the fixed draw is chosen by: a choice that ``calibrate`` had a part in would void its promise.
         """
-        images = self.features.read_split(source, split)
-        columns: dict[str, npt.NDArray[np.float64]] = {}
-        if split == "test":
-            every = every_score(self.detector(name), images.neurons, images.predicted)
-            for way in ("fresh", "keyed") if name == OWN else ("fresh",):
-                columns[way] = self.defender(name, way).chances(images.neurons, images.predicted, every)
-        if name == OWN:
-            for number in range(self.game.statics):
-                columns[f"static{number}"] = self.defender(name, "static", number).chances(images.neurons, images.predicted)
-        return pa.table({"split": [split] * len(images), "id": images.ids, "success": images.success, **columns})
+        images, detector = self.features.read_split(source, "tune"), self.detector(OWN)
+        scores = {
+            f"static{number}": detector.scores(
+                images.neurons, images.predicted, StaticDraws(len(images), static_seed(self.game.seed, number))
+            )
+            for number in range(self.game.statics)
+        }
+        return pa.table({"success": images.success, **scores})
+
+    def chances(self, name: str, source: str, best: int) -> pa.Table:
+        """What the draws of a detector make of a source's images in ``test``.
+
+        Of the guard's own detector all ways of drawing, of the others the fresh one; ``best`` is the static defender's draw.
+        """
+        images = self.features.read_split(source, "test")
+        every = every_score(self.detector(name), images.neurons, images.predicted)
+        ways: tuple[Way, ...] = ("fresh", "keyed", "static") if name == OWN else ("fresh",)
+        columns: dict[str, Any] = {way: self.defender(name, way, best).chances(images.neurons, images.predicted, every) for way in ways}
+        return pa.table({"id": images.ids, "success": images.success, **columns})
 
 
 def static_seed(seed: int, number: int) -> int:

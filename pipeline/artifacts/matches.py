@@ -130,7 +130,8 @@ class Matches:
         chances: dict[str, Floats] = {defender.way: defender.chances(made.neurons, made.predicted) for defender in defenders}
         looked, success = copy.chances(made.neurons, made.predicted), made.predicted != scene.labels
         cell = self._cell(match, match.against, game.descend.steps)
-        for found, play in crafted(cell, success, looked, chances, game.headline, made.local):
+        looks = 1 if copy.way == "static" else game.headline  # a fixed draw says the same at every look
+        for found, play in crafted(cell, success, looked, chances, looks, made.local):
             yield found, play, *norms(made.images, scene.pixels)
 
     def _query(self, match: Match, scene: Scene) -> Settled:

@@ -121,6 +121,7 @@ def _game(params: dict[str, Any]) -> GameInputs:
     return GameInputs(
         cells=read_table(paths.GAME).to_pylist(),
         headline=read_json(paths.METRICS / "game.json"),
+        detector=game["detector"],
         own=(own["draw"], own["committees"]),
         looks=game["headline"],
         epsilon=game["descend"]["epsilon"],

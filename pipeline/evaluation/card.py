@@ -34,6 +34,7 @@ def render_card(inputs: ReportInputs, config: Mapping[str, Any], folder: str) ->
         layers=list(inputs.params["activations"]["layers"]),
         detector=inputs.guard_detector,
         draw=settings["draw"],
+        committees=settings.get("committees"),
         draws=inputs.params["publish"]["draws"],
         alpha=inputs.alpha,
         folder=folder,

@@ -33,7 +33,7 @@ class Play:
     Attributes:
         sent: the chance that a wrong label is sent at all.
         accepted: the chance that it ends as an accepted wrong label; at most ``sent``.
-        local: draws that were looked at on the attacker's own machine.
+        local: evaluations on the attacker's own machine, of draws or, by who has no copy of the guard, of the classifier.
         queries: images sent to the defender.
     """
 

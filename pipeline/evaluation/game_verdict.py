@@ -22,7 +22,8 @@ def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], 
     Returns:
         ``<attack>.<who>`` with ``_low`` and ``_high``, the share detected of what is sent: ``fresh`` and ``static`` (plain),
         ``bank`` and ``secret`` (against fresh draws, filtered on the defender's bank or on a surrogate, R looks), ``draws``
-        (against the static guard, whose draw is known); and ``<attack>.{fresh,bank,secret}.accepted``.
+        (against the static guard, whose draw is known); and ``<attack>.{fresh,bank,secret}.accepted``. The same against keyed draws:
+        ``<attack>.keyed``, ``<attack>.{bank,secret}.keyed``, each with ``.accepted``.
         ``descend.<kind>.<knowledge>.<defender>.accepted``, ``query.<replies>.<defender>.accepted`` and likewise ``resubmit`` and
         ``resubmit_changed``: shares of the images tried that end as an accepted wrong label, with ``<...>.queries`` and ``.local``,
         what an image tried cost. ``clean.<defender>``: false alarms.
@@ -37,13 +38,15 @@ def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], 
     for defender in ("fresh", "keyed", "static"):
         take(f"clean.{defender}", (defender, "nothing", "plain", "clean", 0), "detected")
     for attack in attacks:
-        take(f"{attack}.fresh", ("fresh", "nothing", "plain", attack, 0), "detected")
-        take(f"{attack}.fresh.accepted", ("fresh", "nothing", "plain", attack, 0), "accepted")
+        for way in ("fresh", "keyed"):
+            take(f"{attack}.{way}", (way, "nothing", "plain", attack, 0), "detected")
+            take(f"{attack}.{way}.accepted", (way, "nothing", "plain", attack, 0), "accepted")
         take(f"{attack}.static", ("static", "nothing", "plain", attack, 0), "detected")
         take(f"{attack}.draws", ("static", "draws", "filter", attack, 1), "detected")
         for name, knowledge in (("bank", "bank"), ("secret", "algorithm")):
-            take(f"{attack}.{name}", ("fresh", knowledge, "filter", attack, looks), "detected")
-            take(f"{attack}.{name}.accepted", ("fresh", knowledge, "filter", attack, looks), "accepted")
+            for way, end in (("fresh", ""), ("keyed", ".keyed")):
+                take(f"{attack}.{name}{end}", (way, knowledge, "filter", attack, looks), "detected")
+                take(f"{attack}.{name}{end}.accepted", (way, knowledge, "filter", attack, looks), "accepted")
     for key, row in cells.items():
         defender, knowledge, attacker, attack, _ = key
         if attacker in ("descend", "query", "resubmit", "resubmit_changed"):
@@ -57,7 +60,17 @@ def _key(row: Row) -> tuple[Any, ...]:
     return row["defender"], row["knowledge"], row["attacker"], row["attack"], row["budget"]
 
 
-def paragraph(game: Mapping[str, float | None], attacks: Sequence[str], *, alpha: float, looks: int, epsilon: float) -> str:
+def paragraph(
+    game: Mapping[str, float | None],
+    attacks: Sequence[str],
+    *,
+    alpha: float,
+    looks: int,
+    epsilon: float,
+    keyed: bool,
+    played: str,
+    guarding: str,
+) -> str:
     """What the guard stops, what it does not, against whom: one paragraph, its numbers from the cells.
 
     Args:
@@ -66,14 +79,20 @@ def paragraph(game: Mapping[str, float | None], attacks: Sequence[str], *, alpha
         alpha: the promised false-alarm rate.
         looks: R of the filtering attacker.
         epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+        keyed: whether the guard's draws are keyed; the figures are then those against keyed draws.
+        played: the detector that played.
+        guarding: the guard's own.
     """
-    ranges = {who: _range([rate(game, f"{attack}.{who}") for attack in attacks]) for who in ("fresh", "static", "bank", "secret")}
-    if ranges["fresh"] is None:
+    kinds = {"plain": "keyed" if keyed else "fresh", **{who: f"{who}.keyed" if keyed else who for who in ("bank", "secret")}}
+    ranges = {who: _range([rate(game, f"{attack}.{kind}") for attack in attacks]) for who, kind in kinds.items()}
+    static = _range([rate(game, f"{attack}.static") for attack in attacks])
+    if ranges["plain"] is None:
         return "The game against attackers who know the guard could not be played: no attack succeeded on the test images."
     said = [
-        f"At {percent(alpha, 2)} false alarms the guard stops {ranges['fresh']} of the attacked images whose maker knows nothing of it, "
-        f"depending on the attack. (One fixed draw, the best of several, stops {ranges['static']} of them, and none from an attacker who "
-        "owns a copy of it.)"
+        *_another(played, guarding),
+        f"At {percent(alpha, 2)} false alarms the guard{', with keyed draws,' if keyed else ''} stops {ranges['plain']} of the attacked "
+        f"images whose maker knows nothing of it, depending on the attack. (One fixed draw, the best of several, stops {static} of them, "
+        "and none from an attacker who owns a copy of it.)",
     ]
     filtering = [
         f"{ranges[who]} {words}"
@@ -84,17 +103,27 @@ def paragraph(game: Mapping[str, float | None], attacks: Sequence[str], *, alpha
         if ranges[who] is not None
     ]
     if filtering:
-        ends = {who: _range([rate(game, f"{attack}.{who}.accepted") for attack in attacks]) for who in ("bank", "fresh")}
+        ends = {who: _range([rate(game, f"{attack}.{kind}.accepted") for attack in attacks]) for who, kind in kinds.items()}
         said.append(
             f"Of images that passed {looks} looks at a copy of the guard before they are sent, it stops {', and '.join(filtering)}; "
-            f"{ends['bank']} of the images tried then end as an accepted wrong label, {ends['fresh']} without any look."
+            f"{ends['bank']} of the images tried then end as an accepted wrong label, {ends['plain']} without any look."
         )
-    return " ".join([*said, *_fitted(game, epsilon)])
+    return " ".join([*said, *_fitted(game, epsilon, keyed=keyed)])
+
+
+def _another(played: str, guarding: str) -> list[str]:
+    """That the figures are another detector's, where they are."""
+    if played == guarding:
+        return []
+    return [
+        f"The game was played with the detector {played}, where this guard uses {guarding}: nothing here was measured on {guarding}, "
+        f"and the guard that is spoken of is one that uses {played}."
+    ]
 
 
 def summary(game: Mapping[str, float | None]) -> list[tuple[str, Rate, float | None, float | None]]:
     """The attackers fitted to the guard: what each does, the share of the images tried that it gets accepted, and what an image
-    tried costs it in queries and in draws looked at locally; those that get most first.
+    tried costs it in queries and in local evaluations; those that get most first.
     """
     found = []
     for name in game:
@@ -139,15 +168,16 @@ def _range(found: Sequence[Rate | None]) -> str | None:
     return low if low == high else f"{low} to {high}"
 
 
-def _fitted(game: Mapping[str, float | None], epsilon: float) -> list[str]:
+def _fitted(game: Mapping[str, float | None], epsilon: float, *, keyed: bool) -> list[str]:
     """What those get accepted who are fitted to the guard: the strongest of each kind."""
-    said = []
+    said, way = [], "keyed" if keyed else "fresh"
+    again, changed = (", to the same draw each time", "") if keyed else ("", " to keyed draws")
     kinds = (
-        ("descend.", ".algorithm.fresh.accepted", f"by descending on the score of such a copy, without the bank (bound {epsilon:.4g})"),
-        ("descend.", ".bank.fresh.accepted", "by descending on the guard's own score, with the bank"),
-        ("query.", ".fresh.accepted", "by asking the live guard alone"),
-        ("resubmit.", ".fresh.accepted", "by sending the same attacked image again and again"),
-        ("resubmit_changed.", ".keyed.accepted", "by sending slightly changed copies to keyed draws"),
+        ("descend.", f".algorithm.{way}.accepted", f"by descending on the score of such a copy, without the bank (bound {epsilon:.4g})"),
+        ("descend.", f".bank.{way}.accepted", "by descending on the guard's own score, with the bank"),
+        ("query.", f".{way}.accepted", "by asking the live guard alone"),
+        ("resubmit.", f".{way}.accepted", f"by sending the same attacked image again and again{again}"),
+        ("resubmit_changed.", ".keyed.accepted", f"by sending slightly changed copies{changed}"),
     )
     for start, end, words in kinds:
         best = _most(game, start, end)

@@ -97,13 +97,15 @@ class GameInputs:
     Attributes:
         cells: a mapping a cell: defender, draw, committees, knowledge, attacker, attack, budget, and what ``game.summarise`` gives.
         headline: flat values, as ``game_verdict.headline`` gives them.
-        own: m and T of the detector that played.
+        detector: the one that played.
+        own: its m and T.
         looks: R of the filtering attacker in the headline.
         epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
     """
 
     cells: Sequence[Mapping[str, Any]]
     headline: Mapping[str, float | None]
+    detector: str
     own: tuple[int, int]
     looks: int
     epsilon: float
@@ -221,7 +223,16 @@ def _game(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
 def game_says(inputs: ReportInputs) -> str:
     """The paragraph of the game, for report and card."""
     game = inputs.game
-    return paragraph(game.headline, _attack_order(inputs), alpha=inputs.alpha, looks=game.looks, epsilon=game.epsilon)
+    return paragraph(
+        game.headline,
+        _attack_order(inputs),
+        alpha=inputs.alpha,
+        looks=game.looks,
+        epsilon=game.epsilon,
+        keyed=inputs.params["publish"]["draws"] == "keyed",
+        played=game.detector,
+        guarding=inputs.guard_detector,
+    )
 
 
 def _transfer(study: TransferStudy, alpha: float) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def crafted(cell: Cell, success: Bools, copy: Floats, chances: Mapping[str, Floa
         success: (N,), whether the classifier is wrong at the end.
         copy: (N,), the chance that a draw of the attacker's copy flags what was made.
         chances: defender to the chance that one of its draws does.
-        looks: of the filter.
+        looks: of the filter; one tells all where the copy's draw is fixed.
         local: draws looked at on the way, for each image.
     """
     for defender, chance in chances.items():

@@ -35,7 +35,7 @@ class GameParams(Section):
     committees: Unique[Positive]
     """Committees a class (T) that the defender tries, beside the detector's own."""
     statics: Positive
-    """Fixed draws that the static defender chooses from, on ``tune``."""
+    """Fixed draws that the static defender chooses from, by their AUROC on ``tune``."""
     looks: Unique[Positive]
     """How often the filtering attacker looks at a local copy before sending (R)."""
     headline: Positive

@@ -196,6 +196,9 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
             cell("fresh", size, "nothing", "plain", attack, 0, plain(success, share))
             for looks in (1, 8, 64):
                 cell("fresh", size, "bank", "filter", attack, looks, filtered(success, share, share, looks))
+        cell("keyed", OWN, "nothing", "plain", attack, 0, plain(success, chance**1.1))
+        for knowledge in ("bank", "algorithm"):
+            cell("keyed", OWN, knowledge, "filter", attack, 8, filtered(success, chance, chance**1.3, 8))
         for looks in (1, 8, 64):
             cell("fresh", OWN, "algorithm", "filter", attack, looks, filtered(success, rng.permutation(chance), chance, looks))
         cell("static", OWN, "nothing", "plain", attack, 0, plain(success, fixed))
@@ -203,7 +206,8 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
         for defender, afresh in (("fresh", True), ("keyed", False)):
             cell(defender, OWN, "nothing", "resubmit", attack, 16, resubmitted(success, chance, 16, afresh=afresh))
     for knowledge, power in (("algorithm", 0.5), ("bank", 0.1)):
-        cell("fresh", OWN, knowledge, "descend", "traded_0.5", 20, plain(everyone, power * mean))
+        for defender, most in (("fresh", power), ("keyed", power + 0.2)):
+            cell(defender, OWN, knowledge, "descend", "traded_0.5", 20, plain(everyone, most * mean))
     cell("fresh", OWN, "nothing", "query", "scores", 60, plain(everyone, 1 - 0.1 * mean))
     return rows
 
@@ -211,7 +215,8 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
 def game_inputs(**changes: Any) -> GameInputs:
     """The game as the report prints it."""
     cells = changes["cells"] if "cells" in changes else game_cells()
-    fields = {"cells": cells, "headline": headline(cells, list(SHIFTS), OWN, 8), "own": OWN, "looks": 8, "epsilon": 0.0314}
+    played = {"detector": "likelihood_ratio", "own": OWN, "looks": 8, "epsilon": 0.0314}
+    fields = {"cells": cells, "headline": headline(cells, list(SHIFTS), OWN, 8), **played}
     return GameInputs(**{**fields, **changes})
 
 

@@ -22,7 +22,7 @@ def row(**wanted: object) -> dict:
 
 
 def said(**changes: object) -> str:
-    values = {"alpha": 0.05, "looks": 8, "epsilon": 0.0314}
+    values = {"alpha": 0.05, "looks": 8, "epsilon": 0.0314, "keyed": False, "played": "joint", "guarding": "joint"}
     return paragraph(GAME.headline, ATTACKS, **values | changes)  # type: ignore[arg-type]
 
 
@@ -49,8 +49,36 @@ def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
     assert "8 looks" in text and "At 5\N{NO-BREAK SPACE}% false alarms" in text
 
 
+def test_a_keyed_guard_s_paragraph_has_the_figures_against_keyed_draws() -> None:
+    text, fresh = said(keyed=True), said()
+    for knowledge, attacker, budget in (("nothing", "plain", 0), ("bank", "filter", 8), ("algorithm", "filter", 8)):
+        cells = [
+            row(defender="keyed", knowledge=knowledge, attacker=attacker, attack=attack, budget=budget)["detected"] for attack in ATTACKS
+        ]
+        assert (words := f"{percent(min(cells))} to {percent(max(cells))}") in text and words not in fresh
+    descended = row(defender="keyed", knowledge="bank", attacker="descend", attack="traded_0.5")["accepted"]
+    assert f"{percent(descended)} (" in text
+    for page, defender, ending in ((text, "keyed", "again and again, to the same draw each time"), (fresh, "fresh", "again and again")):
+        (found,) = [part for part in page.split("; ") if ending in part]
+        most = max(row(defender=defender, attacker="resubmit", attack=attack)["accepted"] for attack in ATTACKS)
+        assert f"{percent(most)} (" in found
+    assert "to the same draw" not in fresh
+
+
+def test_the_figures_of_another_detector_are_called_that() -> None:
+    assert "joint" not in said()
+    other = said(guarding="vote")
+    assert other.startswith("The game was played with the detector joint, where this guard uses vote: nothing here was measured on vote")
+    assert other.endswith(said())
+    inputs = fake.report_inputs(game=fake.game_inputs(cells=CELLS, detector="joint"))
+    assert "detector joint, where this guard uses likelihood_ratio" in game_says(inputs)
+    inputs.params["publish"]["draws"] = "keyed"  # type: ignore[index]
+    assert "the guard, with keyed draws, stops" in game_says(inputs)
+
+
 def test_without_a_success_the_paragraph_claims_nothing() -> None:
-    assert paragraph({}, ATTACKS, alpha=0.05, looks=8, epsilon=0.1).startswith("The game against attackers who know the guard could not")
+    nothing = paragraph({}, ATTACKS, alpha=0.05, looks=8, epsilon=0.1, keyed=False, played="joint", guarding="joint")
+    assert nothing.startswith("The game against attackers who know the guard could not")
 
 
 def test_report_and_card_say_the_same() -> None:
@@ -71,7 +99,7 @@ def test_the_attackers_fitted_to_the_guard_stand_in_the_order_of_what_they_get()
     names = [name for name, *_ in found]
     assert "descends on the score, traded_0.5, knows the bank, against fresh draws" in names
     assert "sends it again, pgd, against keyed draws" in names
-    assert len(found) == 2 * len(ATTACKS) + 3
+    assert len(found) == 2 * len(ATTACKS) + 5
 
 
 def test_the_picture_has_a_line_a_defender_and_a_point_a_number_of_looks() -> None:

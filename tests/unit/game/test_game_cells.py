@@ -5,12 +5,13 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from pipeline.artifacts.games import PLAYS, play_table
 from pipeline.evaluation.game import Play, filtered, plain, resubmitted
 from pipeline.game.cells import Cell, crafted, without_the_classifier
 from pipeline.params.root import load_params
-from stages.whitebox import best_static, live, variants
+from stages.whitebox import best_static, live, plan_detectors, variants
 
 N = 50
 RNG = np.random.default_rng(0)
@@ -87,11 +88,30 @@ def test_detectors_vary_in_one_thing_at_a_time() -> None:
     }
 
 
+def test_a_surrogate_from_another_seed_is_another_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stored:
+        def inputs(self, sources: list[str], splits: list[str]) -> dict[str, str]:
+            return {f"{source}.{split}": "hash" for source in sources for split in splits}
+
+    monkeypatch.setattr("stages.whitebox.FeatureSet.open", lambda folder: Stored())
+    params = load_params()
+
+    def planned(seed: int) -> dict[str, str]:
+        tasks = plan_detectors({"own": (60, 200)}, params.detectors["joint"], params.fingerprints, params.selection, seed, {})  # type: ignore[arg-type]
+        return {task.name: task.signature for task in tasks}
+
+    assert list(planned(0)) == ["surrogate"] and planned(0) == planned(0) != planned(1)
+
+
 @pytest.mark.parametrize("best", [0, 2])
 def test_the_fixed_draw_is_chosen_on_tune_alone(best: int) -> None:
-    split = ["tune"] * 10 + ["test"] * 10
-    flags = {f"static{number}": [float(number == best)] * 10 + [float(number != best)] * 10 for number in range(3)}
-    table = pa.table({"split": split, "success": [True] * 20, **flags})
-    assert best_static({("own", "pgd"): table, ("own", "fgsm"): table}, ["pgd", "fgsm"], 3) == best
-    nothing = pa.table({"split": split, "success": [False] * 20, **flags})
-    assert best_static({("own", "pgd"): nothing}, ["pgd"], 3) == 0
+    rng = np.random.default_rng(best)
+    shift = {f"static{number}": 2.0 if number == best else 0.5 for number in range(3)}
+    clean = pa.table({"success": [False] * 40, **{name: rng.normal(size=40) for name in shift}})
+    failed = {name: np.full(40, 9.0 * (number == 1)) for number, name in enumerate(shift)}  # what fooled nobody counts for nothing
+    won = {name: size + rng.normal(size=40) for name, size in shift.items()}
+    attacked = pa.table({"success": [True] * 40 + [False] * 40, **{name: np.concatenate([won[name], failed[name]]) for name in shift}})
+    tuned = {"clean": clean, "pgd": attacked, "fgsm": attacked, "none": attacked.slice(40)}
+    areas = [roc_auc_score([0] * 40 + [1] * 40, np.concatenate([clean[name], won[name]])) for name in shift]
+    assert best_static(tuned, ["pgd", "fgsm", "none"], 3) == np.argmax(areas) == best
+    assert best_static(tuned, ["none"], 3) == best_static({**tuned, "clean": clean.slice(40)}, ["pgd"], 3) == 0

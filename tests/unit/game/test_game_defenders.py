@@ -1,12 +1,17 @@
 """Defenders of a made world: chances that a count over all committees confirms, draws of each way, attackers against live guards."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pipeline.artifacts.games import OWN, Arena, static_seed
+from pipeline.artifacts.matches import Match, Matches, Scene
+from pipeline.artifacts.store import ShardStore
 from pipeline.classifiers.activations import activations
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.detectors.building import build_bank, build_detector
@@ -27,6 +32,7 @@ from pipeline.game.defenders import (
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.params.game import DescendParams
+from pipeline.params.root import load_params
 
 CLASSES, SIDE, HIDDEN = 3, 6, 40
 LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
@@ -165,6 +171,27 @@ def test_keyed_draws_follow_from_the_pixels() -> None:
     assert (drawn[0], drawn[2]) == (changed[0], changed[2]) and drawn[1] != changed[1] and len(set(drawn)) == 3
 
 
+def test_the_fixed_draws_are_told_apart_without_the_calibrating_images(
+    detector: CommitteeDetector, fit: dict[str, Features], tmp_path: Path
+) -> None:
+    read = []
+
+    class Stored:
+        def read_split(self, source: str, split: str) -> Features:
+            read.append(split)
+            return fit[source]
+
+    arena = Arena(tmp_path, load_params().game.model_copy(update={"statics": 3}), ALPHA, {}, ShardStore(tmp_path))
+    vars(arena).update(features=Stored(), _detectors={OWN: detector})
+    table, images = arena.tuned("sign"), fit["sign"]
+    assert read == ["tune"] and table.column_names == ["success", "static0", "static1", "static2"]
+    np.testing.assert_array_equal(table["success"], images.success)
+    for number in range(3):
+        draws = drawing("static", static_seed(arena.game.seed, number), images.ids, 0)
+        np.testing.assert_array_equal(table[f"static{number}"], detector.scores(images.neurons, images.predicted, draws))
+    assert (table["static0"].to_numpy() != table["static1"].to_numpy()).any()
+
+
 def test_a_surrogate_is_of_another_bank_and_a_prefix_of_the_own_one_keeps_its_committees(
     detector: CommitteeDetector, fit: dict[str, Features]
 ) -> None:
@@ -183,6 +210,30 @@ def test_a_detector_comes_back_from_its_arrays(detector: CommitteeDetector, fit:
     back, images = detector_from(*detector_arrays(detector)), fit["sign"]
     wanted = every_score(detector, images.neurons, images.predicted)
     np.testing.assert_array_equal(every_score(back, images.neurons, images.predicted), wanted)
+
+
+@pytest.mark.parametrize(("against", "looks"), [("draws", 1), ("bank", 8)])
+def test_a_copy_whose_draw_is_fixed_is_looked_at_once(
+    against: str, looks: int, detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features], tmp_path: Path
+) -> None:
+    game, clean = load_params().game.model_copy(update={"descend": DESCEND, "headline": 8}), pictures(40, 6)
+    arena = Arena(tmp_path, game, ALPHA, {}, ShardStore(tmp_path))
+    known = features(classifier, pictures(400, 2), pictures(400, 2))
+    stored = SimpleNamespace(pool=POOL, class_names=("a", "b", "c"))
+    vars(arena).update(features=stored, classifier=classifier, _calibrate=(known, fit[CLEAN].predicted), _detectors={OWN: detector})
+    scene = Scene(clean, labels_of(classifier, clean), [f"{row:032x}" for row in range(40)], np.arange(40))
+    settled = Matches(arena, 0, PARAMS)._descend(Match("descend", "test-0", "selective", against), scene)
+    plays = {(cell.defender, cell.attacker, cell.budget): play for cell, play, *_ in settled}
+    filtering = plays["static", "descend_filter", looks]
+    once = plays["static", "descend", DESCEND.steps]
+    spent = filtering.local - once.local
+    assert once.sent.any() and spent.max() <= looks
+    if against == "draws":
+        assert set(plays) == {("static", "descend", DESCEND.steps), ("static", "descend_filter", 1)}
+        np.testing.assert_array_equal(spent, once.sent)
+        np.testing.assert_array_equal(filtering.accepted, filtering.sent)
+    else:
+        assert spent.max() > 1
 
 
 @pytest.mark.parametrize("name", ["weighted_1", "traded_0.5", "orthogonal", "selective"])
