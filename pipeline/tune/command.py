@@ -17,8 +17,6 @@ from pipeline.artifacts import paths
 from pipeline.artifacts.current import open_activations
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import digest, write_bytes, write_table
-from pipeline.artifacts.manifest import MANIFEST
-from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import code_digest, library_versions
 from pipeline.artifacts.store import ShardStore
 from pipeline.artifacts.studies import Study, Trial, trial_table
