@@ -39,7 +39,7 @@ def test_scores_have_a_row_per_detector_attack_image_and_seed(finished: Chain, s
     assert ((scores.p_value > 0) & (scores.p_value <= 1)).all()
     test = set(ImageSet.open(finished.artifacts / "data").read_split("test").ids)
     clean = scores[scores.attack == "clean"].groupby(["detector", "seed"])
-    assert len(clean) == 4 and all(set(rows.id) == test for _, rows in clean)
+    assert len(clean) == 6 and all(set(rows.id) == test for _, rows in clean)
 
 
 def test_clean_images_that_the_classifier_gets_wrong_are_counted_alike(finished: Chain, scores: Any) -> None:
