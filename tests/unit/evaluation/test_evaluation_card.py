@@ -35,3 +35,4 @@ def test_the_card_says_how_the_guard_draws(draws: str, detector: dict[str, Any],
     assert f"The draws are **{draws}**: {said}" in card and unsaid not in card
     assert f"`guard.json` | what images must be like, and which draws are used: {draws} |" in card
     assert "one changed pixel" in card and "limit how often one client may ask" in card
+    assert ("| `committees.safetensors`, `calibration.safetensors`" in card) == (detector is JOINT)
