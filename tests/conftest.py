@@ -11,6 +11,7 @@ from pipeline.distributed.environment import prepare_environment
 prepare_environment()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes run the tests (``make test``), a file's stay together, for what they share is made once; so do all
     that look at the one small chain.
