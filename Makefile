@@ -32,7 +32,10 @@ repro: setup  ## from images to a guarded classifier: everything that params.yam
 	whorl repro
 
 test: setup  ## the fast tests and one small real chain
-	python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
+	chain=$$(mktemp); trap 'rm -f "$$chain"' EXIT; \
+	python -m pytest -m "not slow" tests/integration >"$$chain" 2>&1 & \
+	python -m pytest -m "not slow" --ignore tests/integration; others=$$?; \
+	wait $$!; run=$$?; cat "$$chain"; exit $$((others || run))
 
 test-slow: setup  ## killing, rerunning, worker counts
 	python -m pytest -m slow
