@@ -52,11 +52,12 @@ def test_a_search_that_is_killed_goes_on_to_the_same_bytes(undisturbed: Chain, t
     before = chain.hashes(*files)
     shutil.rmtree(chain.folder / STUDY)
     command = ["whorl", "tune", "fingerprints"]
-    driver = subprocess.Popen(command, cwd=chain.folder, env=chain.environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    finished = chain.folder / STUDY / "trials"
+    said, finished = chain.folder / "said.txt", chain.folder / STUDY / "trials"
+    with said.open("w") as file:
+        driver = subprocess.Popen(command, cwd=chain.folder, env=chain.environment, start_new_session=True, stdout=file, stderr=file)
     while driver.poll() is None and len(list(finished.glob("*.json"))) < 2:
         time.sleep(0.1)
-    assert driver.poll() is None, "it ended before it could be killed"
+    assert driver.poll() is None, f"it ended before it could be killed:\n{said.read_text()}"
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     kept = len(list(finished.glob("*.json")))
