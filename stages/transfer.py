@@ -16,8 +16,8 @@ from pipeline.artifacts.records import stage_run
 from pipeline.artifacts.scores import SCHEMA, renamed, score_table
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
-from pipeline.detectors.building import calibrate, pooled_moments
-from pipeline.detectors.refit import refit, select_bank, with_committees
+from pipeline.detectors.building import calibrate, fit_detector, pooled_moments, select_bank
+from pipeline.detectors.refit import with_committees
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.errors import WhorlError
 from pipeline.evaluation.metrics import evaluate_table
@@ -130,7 +130,7 @@ def shard_fit(root: Path, shared: Refit) -> Callable[[Fit], ShardOutput]:
 
     def fitted(attacks: list[str]) -> CalibratedDetector:
         bank = select_bank(candidates.read, features.layout, classes, attacks, shared.selection, shared.seed)
-        detector = refit(bank, shared.detector, moments, attacks)
+        detector = fit_detector(bank, shared.detector, moments, attacks)
         draws = ImageRandom(shared.calibration.seed, f"calibrate/{shared.name}", clean.ids)
         calibration = calibrate(detector, clean, fit_predicted, classes, shared.calibration.alpha, draws)
         return CalibratedDetector(detector, calibration, shared.detector, shared.calibration.alpha)

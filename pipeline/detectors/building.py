@@ -15,13 +15,13 @@ from pipeline.detectors.fingerprint import FingerprintDetector
 from pipeline.errors import WhorlError
 from pipeline.fingerprints.assembly import assemble
 from pipeline.fingerprints.bank import Bank
-from pipeline.fingerprints.candidates import block_moments, concatenate
+from pipeline.fingerprints.candidates import CandidateBlock, block_moments, concatenate
 from pipeline.fingerprints.committees import Committees, Factored, factor
 from pipeline.fingerprints.draws import Draws
 from pipeline.fingerprints.features import CLEAN, POOLED, Features, Layout, group_name
 from pipeline.fingerprints.joint import PooledMoments
 from pipeline.fingerprints.sampling import distinct, sample_block
-from pipeline.fingerprints.selection import Selected, select
+from pipeline.fingerprints.selection import select
 from pipeline.params.detectors import CommitteeDetectorParams, DetectorParams, FingerprintDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.random import generator
@@ -41,20 +41,38 @@ def build_bank(stream: Stream, layout: Layout, classes: int, fingerprints: Finge
     Raises:
         WhorlError: there are too few images overall (see ``assemble``).
     """
-    selected: dict[str, Selected] = {}
-    for label in (*range(classes), None):
-        selected[group_name(label)] = _select_group(stream, layout, label, fingerprints, selection)
+    attacks = list(fingerprints.fit_attacks)
+
+    def candidates(group: str) -> CandidateBlock:
+        label, blocks = group_class(group), []
+        for number, start in enumerate(range(0, fingerprints.candidates, fingerprints.block)):
+            indices, layer = sample_block(fingerprints, layout, label, number, min(fingerprints.block, fingerprints.candidates - start))
+            blocks.append(block_moments(indices, layer, stream([CLEAN, *attacks]), group_class=label, attacks=attacks))
+        return concatenate(blocks)
+
+    return select_bank(candidates, layout, classes, attacks, selection, fingerprints.seed)
+
+
+def select_bank(
+    read: Callable[[str], CandidateBlock], layout: Layout, classes: int, attacks: Sequence[str], selection: SelectionParams, seed: int
+) -> Bank:
+    """The bank that some of the attacks select from candidates whose moments are known already.
+
+    Args:
+        read: group to its candidates; of the attacks it knows, only those named are looked at.
+        layout: which columns belong to which layer.
+        classes: K.
+        attacks: those of the fit.
+        selection: the ``selection`` section.
+        seed: of the fingerprints.
+
+    Raises:
+        WhorlError: there are too few images overall (see ``assemble``).
+    """
+    names = [group_name(label) for label in (*range(classes), None)]
+    # In the order in which the stage merges them: another one rounds differently.
+    selected = {name: select(read(name), sorted(attacks), selection, generator(seed, "selection", name)) for name in names}
     return assemble(selected, layout, classes, selection)
-
-
-def _select_group(
-    stream: Stream, layout: Layout, label: int | None, fingerprints: FingerprintParams, selection: SelectionParams
-) -> Selected:
-    name, attacks, blocks = group_name(label), list(fingerprints.fit_attacks), []
-    for number, start in enumerate(range(0, fingerprints.candidates, fingerprints.block)):
-        indices, layer = sample_block(fingerprints, layout, label, number, min(fingerprints.block, fingerprints.candidates - start))
-        blocks.append(block_moments(indices, layer, stream([CLEAN, *attacks]), group_class=label, attacks=attacks))
-    return select(concatenate(blocks), attacks, selection, generator(fingerprints.seed, "selection", name))
 
 
 def pooled_moments(stream: Stream, source: str, classes: int, size: int) -> PooledMoments:
@@ -88,15 +106,26 @@ def factor_group(
     return members, factor(of_clean, of_attacked, directions=params.directions, shrinkage=params.shrinkage, pooling=params.pooling)
 
 
-def build_detector(stream: Stream, bank: Bank, params: DetectorParams, attacks: Sequence[str]) -> Detector:
-    """The detector of a bank; one that needs more than the bank fits it on the features of ``fit``."""
+def fit_detector(bank: Bank, params: DetectorParams, moments: Callable[[str], PooledMoments], attacks: Sequence[str]) -> Detector:
+    """The detector of a bank on some attacks, from moments that are known already.
+
+    Args:
+        bank: selected by the same attacks.
+        params: the detector's.
+        moments: ``clean`` or an attack to the moments of its neurons; asked for ``clean`` and the attacks named, nothing else.
+        attacks: those of the fit.
+    """
     if isinstance(params, FingerprintDetectorParams):
         return FingerprintDetector(bank, params.statistic, params.draw)
-    classes, size = len(bank.class_group), bank.layout.size
-    clean, *attacked = (pooled_moments(stream, source, classes, size) for source in (CLEAN, *attacks))
-    by_name = dict(zip(attacks, attacked, strict=True))
-    groups = [factor_group(bank, name, params, clean, by_name) for name in bank.names]
+    clean, attacked = moments(CLEAN), {name: moments(name) for name in attacks}
+    groups = [factor_group(bank, name, params, clean, attacked) for name in bank.names]
     return CommitteeDetector(bank, Committees.join(groups, bank.starts, attacks))
+
+
+def build_detector(stream: Stream, bank: Bank, params: DetectorParams, attacks: Sequence[str]) -> Detector:
+    """The detector of a bank; one that needs more than the bank fits it on the features of ``fit``."""
+    classes, size = len(bank.class_group), bank.layout.size
+    return fit_detector(bank, params, lambda source: pooled_moments(stream, source, classes, size), attacks)
 
 
 def calibrate(

@@ -1,25 +1,17 @@
 """Detectors fitted again, without some attacks or on redrawn images: what a study of a guard does again and again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.detectors.base import Detector
-from pipeline.detectors.building import Stream, build_bank, build_detector, calibrate, factor_group
-from pipeline.detectors.committee import CommitteeDetector
+from pipeline.detectors.building import Stream, build_bank, build_detector, calibrate
 from pipeline.detectors.conformal import Calibration
-from pipeline.detectors.fingerprint import FingerprintDetector
-from pipeline.fingerprints.assembly import assemble
-from pipeline.fingerprints.bank import Bank
-from pipeline.fingerprints.candidates import CandidateBlock
-from pipeline.fingerprints.committees import Committees
-from pipeline.fingerprints.features import CLEAN, Features, Layout, group_name
-from pipeline.fingerprints.joint import PooledMoments
-from pipeline.fingerprints.selection import select
-from pipeline.params.detectors import CommitteeDetectorParams, DetectorParams, FingerprintDetectorParams
+from pipeline.fingerprints.features import CLEAN, Features, Layout
+from pipeline.params.detectors import CommitteeDetectorParams, DetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
-from pipeline.random import ImageRandom, generator
+from pipeline.random import ImageRandom
 
 Sources = Mapping[str, Features]
 """``clean`` and attacks to their images."""
@@ -30,43 +22,6 @@ def with_committees(params: DetectorParams, committees: int) -> DetectorParams:
     if isinstance(params, CommitteeDetectorParams) and committees < params.committees:
         return params.model_copy(update={"committees": committees})
     return params
-
-
-def select_bank(
-    read: Callable[[str], CandidateBlock], layout: Layout, classes: int, attacks: Sequence[str], selection: SelectionParams, seed: int
-) -> Bank:
-    """The bank that some of the attacks select from candidates whose moments are known already.
-
-    Args:
-        read: group to its candidates; of the attacks it knows, only those named are looked at.
-        layout: which columns belong to which layer.
-        classes: K.
-        attacks: those of the fit.
-        selection: the ``selection`` section.
-        seed: of the fingerprints.
-
-    Raises:
-        WhorlError: there are too few images overall (see ``assemble``).
-    """
-    names = [group_name(label) for label in (*range(classes), None)]
-    selected = {name: select(read(name), attacks, selection, generator(seed, "selection", name)) for name in names}
-    return assemble(selected, layout, classes, selection)
-
-
-def refit(bank: Bank, params: DetectorParams, moments: Callable[[str], PooledMoments], attacks: Sequence[str]) -> Detector:
-    """The detector of a bank on some attacks, from moments that are known already.
-
-    Args:
-        bank: selected by the same attacks.
-        params: the detector's.
-        moments: ``clean`` or an attack to the moments of its neurons; asked for ``clean`` and the attacks named, nothing else.
-        attacks: those of the fit.
-    """
-    if isinstance(params, FingerprintDetectorParams):
-        return FingerprintDetector(bank, params.statistic, params.draw)
-    clean, attacked = moments(CLEAN), {name: moments(name) for name in attacks}
-    groups = [factor_group(bank, name, params, clean, attacked) for name in bank.names]
-    return CommitteeDetector(bank, Committees.join(groups, bank.starts, attacks))
 
 
 @dataclass(frozen=True)

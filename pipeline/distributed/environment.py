@@ -2,6 +2,8 @@
 
 import os
 import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -23,3 +25,18 @@ def prepare_environment() -> None:
     by_token = os.environ.setdefault("RAY_AUTH_MODE", "token") == "token"
     if by_token and not {"RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # a cluster of our own: a token that nobody else needs to know
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for as long as the block runs; afterwards all are as they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

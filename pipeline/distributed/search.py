@@ -6,10 +6,8 @@ Optuna would pickle it). Ray and Optuna are imported inside the functions, after
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.studies import Trial
 from pipeline.detectors.design import LAYER, Point
+from pipeline.distributed.environment import environment
 from pipeline.distributed.profile import Profile, load_profile
 from pipeline.distributed.runtime import cluster_cpus, ray_session
 from pipeline.errors import WhorlError
@@ -26,8 +25,6 @@ from pipeline.params.tune import SpaceParams, TuneParams
 from pipeline.random import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from optuna.distributions import BaseDistribution
     from ray.tune import Trainable
     from ray.tune.search import Searcher
@@ -153,7 +150,7 @@ def search(build: Build, plan: Plan, scratch: Path, on_trial: Callable[[Trial, f
     """
     profile = load_profile()
     shutil.rmtree(scratch, ignore_errors=True)
-    with _environment(ENVIRONMENT), ray_session():
+    with environment(ENVIRONMENT), ray_session():
         from ray import tune
 
         searcher = _searcher(plan, on_trial)
@@ -239,17 +236,3 @@ def _trainable(build: Build, threads: int) -> "type[Trainable]":
             return {"made": made, "seconds": monotonic() - start, "done": True}
 
     return OnBench
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> "Iterator[None]":
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

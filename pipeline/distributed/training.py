@@ -5,11 +5,9 @@ prepares that first; and a stage that has nothing to train does not pay for the 
 """
 
 import json
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.classifiers.model import Classifier
 from pipeline.classifiers.training import EpochRecord, Progress, TrainingResult, TrainingSet, fit_classifier
+from pipeline.distributed.environment import environment
 from pipeline.errors import ClassifierError, WhorlError
 from pipeline.params.classifier import TrainedClassifier
 
@@ -95,7 +94,7 @@ def train_classifier(
         told = max(told, len(history))
 
     try:
-        with _environment(ENVIRONMENT):
+        with environment(ENVIRONMENT):
             outcome = _started(trainer)
             while not outcome.done():
                 tell(_next(reports))
@@ -200,20 +199,6 @@ def _last(result: "Result") -> Progress:
     with result.checkpoint.as_directory() as folder:
         progress, _ = read_progress(Path(folder))
     return progress
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _work(config: dict[str, Any]) -> WhorlError | None:

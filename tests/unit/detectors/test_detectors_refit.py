@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from pipeline.detectors.building import build_bank, build_detector, group_class, pooled_moments
-from pipeline.detectors.refit import Recipe, redrawn_flags, redrawn_roles, refit, select_bank, with_committees
+from pipeline.detectors.building import build_bank, build_detector, fit_detector, group_class, pooled_moments, select_bank
+from pipeline.detectors.refit import Recipe, redrawn_flags, redrawn_roles, with_committees
 from pipeline.evaluation.redraws import mean_rate
 from pipeline.fingerprints.candidates import CandidateBlock, block_moments
 from pipeline.fingerprints.features import CLEAN, POOLED, Features, Layout
@@ -79,7 +79,7 @@ def scores_without(held_out: str, world: dict[str, Features], asked: set[str]) -
         return pooled_moments(lambda names: [(name, world[name]) for name in names], source, CLASSES, LAYOUT.size)
 
     bank = select_bank(read, LAYOUT, CLASSES, fitted, SELECTION, 0)
-    detector, images = refit(bank, COMMITTEE, moments, fitted), WORLD[held_out]
+    detector, images = fit_detector(bank, COMMITTEE, moments, fitted), WORLD[held_out]
     return detector.scores(images.neurons, images.predicted, ImageRandom(0, "t", images.ids))
 
 
@@ -106,7 +106,7 @@ def test_a_refit_from_known_moments_is_the_fit_from_the_images(params: DetectorP
     bank = build_bank(stream, LAYOUT, CLASSES, given, SELECTION)
     expected = build_detector(stream, bank, params, attacks)
     again = select_bank(lambda group: block(WORLD, group), LAYOUT, CLASSES, attacks, SELECTION, 0)
-    found = refit(again, params, lambda source: pooled_moments(stream, source, CLASSES, LAYOUT.size), attacks)
+    found = fit_detector(again, params, lambda source: pooled_moments(stream, source, CLASSES, LAYOUT.size), attacks)
     draws = ImageRandom(0, "t", images.ids)
     assert np.array_equal(expected.scores(images.neurons, images.predicted, draws), found.scores(images.neurons, images.predicted, draws))
     assert group_class(again.names[0]) == 0
