@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 LOCKS := infra/locks
 READY := $(VENV)/.ready
 PEERS ?= .peers
+SHARED := tests/integration/test_adopted.py tests/integration/test_dvc.py tests/integration/test_faults.py  # they look at one chain
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Telemetry of everything underneath is off unless you say otherwise.
 export DO_NOT_TRACK ?= 1
@@ -31,14 +32,20 @@ $(READY): $(LOCKS)/requirements.txt $(LOCKS)/bootstrap.txt pyproject.toml
 repro: setup  ## from images to a guarded classifier: everything that params.yaml changed
 	whorl repro
 
+# Two halves of the tests side by side, for most of their time is spent waiting for processes to start. The second half's output
+# comes at the end; both must pass.
+define beside
+second=$$(mktemp); trap 'rm -f "$$second"' EXIT; \
+python -m pytest $(2) >"$$second" 2>&1 & \
+python -m pytest $(1); one=$$?; \
+wait $$!; two=$$?; cat "$$second"; exit $$((one || two))
+endef
+
 test: setup  ## the fast tests and one small real chain
-	chain=$$(mktemp); trap 'rm -f "$$chain"' EXIT; \
-	python -m pytest -m "not slow" tests/integration >"$$chain" 2>&1 & \
-	python -m pytest -m "not slow" --ignore tests/integration; others=$$?; \
-	wait $$!; run=$$?; cat "$$chain"; exit $$((others || run))
+	$(call beside,-m "not slow" --ignore tests/integration,-m "not slow" tests/integration)
 
 test-slow: setup  ## killing, rerunning, worker counts
-	python -m pytest -m slow
+	$(call beside,-m slow $(SHARED),-m slow tests $(SHARED:%=--ignore %))
 
 lint: setup  ## style, types, import contracts
 	ruff check .

@@ -218,7 +218,7 @@ def test_the_schedule() -> None:
 logits = st.lists(st.integers(-40, 40).map(lambda value: value / 4), min_size=4, max_size=7, unique=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(z=logits, place=st.integers(0, 6), other=st.integers(1, 6), shift=st.integers(-9, 9), power=st.integers(-20, 20))
 def test_dlr_is_its_formula_and_ignores_shift_and_scale(z: list[float], place: int, other: int, shift: int, power: int) -> None:
     """Powers of two, small whole shifts and quarters make float32 exact, so invariance holds to the last bit or nearly."""

@@ -97,7 +97,7 @@ def project(x: Floats, w: Floats, value: float, name: NormName, dtype: torch.dty
 
 
 @NORMS
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(case=linear_functions())
 def test_the_projection_is_the_solution(case: tuple[Floats, Floats, float], name: NormName) -> None:
     x, w, value = case

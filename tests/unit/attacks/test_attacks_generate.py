@@ -56,7 +56,7 @@ def attacks(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     options=attacks(),
     seed=st.integers(0, 2**32),

@@ -40,7 +40,7 @@ cases = given(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(name="linf", seed=1, epsilon=8 / 255, far=0.5)
 @example(name="l2", seed=1, epsilon=0.0, far=0.5)
 @cases
@@ -52,7 +52,7 @@ def test_bytes_are_in_the_ball(name: NormName, seed: int, epsilon: float, far: f
     assert np.all(lengths(name, levels) <= epsilon * 255 + 1e-6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(name="linf", seed=1, epsilon=8 / 255, far=0.5)
 @cases
 def test_floats_are_in_the_ball_exactly(name: NormName, seed: int, epsilon: float, far: float) -> None:
@@ -64,7 +64,7 @@ def test_floats_are_in_the_ball_exactly(name: NormName, seed: int, epsilon: floa
     np.testing.assert_allclose(kept, norm(name).project(adversarial.clamp(0, 1), clean, epsilon), atol=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @cases
 def test_projection_is_inside_leaves_what_is_inside_and_is_idempotent(name: NormName, seed: int, epsilon: float, far: float) -> None:
     images, adversarial = pair(seed, far)
@@ -97,7 +97,7 @@ def test_a_bound_of_whole_levels_loses_none_to_rounding() -> None:
             assert int(norm("linf").quantise(torch.ones(1, 1, 1, 1), images, epsilon)) == 100 + levels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), epsilon=st.floats(0.004, 0.04))
 def test_l2_bytes_are_near_the_nearest(seed: int, epsilon: float) -> None:
     """Against every combination of rounding up and down: inside, plain rounding where that is inside, else close to the best."""

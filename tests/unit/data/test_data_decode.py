@@ -82,7 +82,6 @@ def test_a_file_in_the_format_is_kept_as_it_is(kind: str, extension: str) -> Non
     assert standard_bytes(encoded, decode(encoded, format), format) == (encoded, extension)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([1, 3])
     .flatmap(lambda c: st.tuples(st.just(c), st.integers(1, 12), st.integers(1, 12)))
@@ -270,7 +269,7 @@ def test_every_cut_of_a_file_is_refused_or_whole(kind: str) -> None:
     assert refused >= len(encoded) - 25  # a file that lacks only its end mark has all its pixels
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM"]),
     st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=6),

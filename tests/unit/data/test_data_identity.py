@@ -4,7 +4,7 @@ from hashlib import blake2b
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import chisquare, kstest
@@ -21,7 +21,6 @@ def fractions(*shares: float) -> Fractions:
     return Fractions(**dict(zip(SPLITS, shares, strict=True)))
 
 
-@settings(deadline=None)
 @given(pixels)
 def test_an_id_is_the_hash_of_shape_and_pixels(image: np.ndarray) -> None:
     shape = b"".join(int(side).to_bytes(4, "little") for side in image.shape)
@@ -29,7 +28,6 @@ def test_an_id_is_the_hash_of_shape_and_pixels(image: np.ndarray) -> None:
     assert image_id(image) == image_id(np.asfortranarray(image)) == expected and len(expected) == 32
 
 
-@settings(deadline=None)
 @given(pixels, st.data())
 def test_one_changed_pixel_changes_the_id(image: np.ndarray, data: st.DataObject) -> None:
     place = tuple(data.draw(st.integers(0, side - 1)) for side in image.shape)
@@ -67,7 +65,6 @@ def test_splits_have_their_shares(shares: tuple[float, ...], seed: int) -> None:
     assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-4
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 100), min_size=5, max_size=5).filter(any), st.integers(0, 2**63 - 1))
 def test_a_split_is_the_salted_hash_against_the_cumulative_shares(weights: list[int], seed: int) -> None:
     total = sum(weights)
@@ -98,7 +95,6 @@ def test_shares_that_add_up_to_less_by_rounding_leave_no_image_out_and_fill_no_e
     assert assign_split(IDS[0], 0, fractions(0.5, 0.25, 0.0, 0.25, 0.0)) == "calibrate"
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_larger_share_only_adds_images(first: float, second: float) -> None:
     low, high = sorted([first, second])
@@ -119,7 +115,6 @@ def test_the_place_of_an_image_is_uniform_and_redrawn_by_the_seed() -> None:
     assert abs(np.corrcoef(places)[0, 1]) < 0.12
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(1, 10**6))
 def test_the_number_of_shards_is_the_least_power_of_two_that_suffices(images: int, size: int) -> None:
     shards = shard_count(images, size)
@@ -133,7 +128,6 @@ def test_impossible_shards_are_refused(images: int, size: int) -> None:
         shard_count(images, size)
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 40))
 def test_a_shard_is_the_leading_bits_and_splits_in_two(digest: bytes, power: int) -> None:
     one = digest.hex()

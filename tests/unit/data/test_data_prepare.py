@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.decode import decode, encode_png
@@ -195,7 +195,6 @@ def test_a_class_that_lost_all_its_images_is_named() -> None:
 origins_of_copies = st.lists(st.tuples(st.integers(20, 24), st.integers(0, 1), st.sampled_from(list(SHARES))), max_size=12)
 
 
-@settings(deadline=None)
 @given(origins_of_copies, st.randoms(use_true_random=False))
 def test_whatever_is_repeated_no_image_is_lost_doubled_or_in_a_later_split_than_a_copy(
     copies: list[tuple[int, int, str]], random: Any

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import betabinom
 
@@ -17,7 +17,6 @@ def one_group(scores: np.ndarray) -> Calibration:
     return Calibration.fit(scores, np.zeros(len(scores), np.int64), {0: "pooled"})
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 8), max_size=20), st.lists(st.integers(-1, 9), min_size=1, max_size=10))
 def test_p_values_are_the_formula(calibration: list[int], scores: list[int]) -> None:
     p, groups = one_group(np.array(calibration, float)).p_values(np.array(scores, float), np.zeros(len(scores), np.int64))
@@ -26,7 +25,6 @@ def test_p_values_are_the_formula(calibration: list[int], scores: list[int]) -> 
     assert groups.tolist() == ["pooled"] * len(scores)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 30))
 def test_each_image_is_compared_with_its_own_group(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

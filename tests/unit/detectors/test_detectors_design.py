@@ -48,7 +48,7 @@ def _points(params: Params) -> st.SearchStrategy[Point]:
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_every_point_stands_for_a_params_file_that_is_valid(path: Path, data: st.DataObject) -> None:
     """Written into the preset, the point's values give a valid file that says exactly the design; comments and layout stay."""

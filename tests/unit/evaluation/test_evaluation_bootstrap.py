@@ -28,7 +28,7 @@ def detector(seed: int, images: int = 25, seeds: int = 2, decimals: int = 1) -> 
     return DetectorScores(correct, clean, rng.random((seeds, images)) * 0.2, {"pgd": attack})
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(0, 3))
 def test_weighted_figures_are_those_of_the_repeated_images(seed: int, decimals: int) -> None:
     scores = detector(seed, decimals=decimals)

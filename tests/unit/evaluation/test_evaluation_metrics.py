@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 from scores_support import PARAMS, score_rows, score_table
@@ -21,7 +21,6 @@ def rows_of(detector: str, attack: str, seed: int, *, only: str = "") -> list[di
     return [row for row in rows if (not only or row[only])]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=12), st.lists(st.integers(0, 6), min_size=1, max_size=12))
 def test_auroc_is_the_share_of_pairs_in_order(negatives: list[int], positives: list[int]) -> None:
     value = auroc(np.array(negatives, float), np.array(positives, float))

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.fingerprints.moments import Moments, merge
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 12), min_size=1, max_size=6), st.floats(-1e4, 1e4))
 def test_updates_and_merges_equal_the_whole(seed: int, cuts: list[int], offset: float) -> None:
     scores = (np.random.default_rng(seed).normal(size=(sum(cuts), 3)) + offset).astype(np.float32)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from fingerprints_support import LAYOUT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -23,7 +23,6 @@ def floyd(uniform: np.ndarray, size: int) -> list[int]:
     return chosen
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.lists(st.integers(0, 20), min_size=1, max_size=6), st.booleans())
 def test_distinct_is_floyds_algorithm(seed: int, m: int, beyond: list[int], coarse: bool) -> None:
     sizes = np.array(beyond) + m

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.fingerprints.scores import drawn_scores, fingerprint_scores
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 9), st.integers(0, 9), st.integers(1, 6))
 def test_scores_are_the_means_that_numpy_takes(seed: int, images: int, count: int, k: int) -> None:
     rng = np.random.default_rng(seed)
