@@ -190,11 +190,16 @@ def _open(uri: str) -> "MlflowClient":
     return client
 
 
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""The UI opens runs and their charts first, where it would otherwise ask for traces of a language model."""
+
+
 def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         files = Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlartifacts" if uri.startswith(_SQLITE) else None
-        return str(client.create_experiment(name, artifact_location=f"{files.as_uri()}/{_legal(name)}" if files else None))
+        location = f"{files.as_uri()}/{_legal(name)}" if files else None
+        return str(client.create_experiment(name, artifact_location=location, tags=_TRAINING))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

@@ -98,6 +98,7 @@ def _runs(uri: str, experiment: str) -> list[Any]:
 def test_everything_is_there(store: str, experiment: str, record: RunRecord, tmp_path: Path) -> None:
     client, run_id = _client(store), log_run(record, uri=store, experiment=experiment)
     run = client.get_run(run_id)
+    assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     assert run.info.status == "FINISHED" and run.info.run_name == "digits"
     assert len(run.data.params) == 254
     assert run.data.params["many.key249"] == "249"
