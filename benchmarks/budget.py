@@ -20,7 +20,7 @@ class Budget:
     Attributes:
         norm: of the bounded attacks.
         epsilon: their radius.
-        steps: of PGD and MIM, each of ``epsilon / 4``.
+        steps: of PGD, BIM and MIM, each of ``epsilon / 4``.
         run_steps: of a run of APGD and of FAB (the authors': 100).
         queries: of Square (the authors' of AutoAttack: 5,000).
         deepfool_steps: the most.
@@ -45,7 +45,7 @@ class Budget:
 
     @property
     def step_size(self) -> float:
-        """Of PGD and MIM."""
+        """Of PGD, BIM and MIM."""
         return self.epsilon / 4
 
 

@@ -50,7 +50,7 @@ class Row:
         case: the attack, its budget, and the peer with its version.
         ours: our value, in ``unit``.
         peer: the peer's, on the same images.
-        unit: ``images/s``, ``robust accuracy``, ``success``, ``mean L2`` or ``mean Linf``.
+        unit: ``images/s``, ``robust accuracy``, ``success``, ``mean L2``, ``mean Linf``, ``MiB`` or another that the row's case explains.
         ratio: ours over the peer's; None (``null``) where that is undefined.
         ratio_low: lower bound of its 95 % interval.
         ratio_high: upper bound.

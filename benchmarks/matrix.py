@@ -20,12 +20,11 @@ from pipeline.attacks.generate import AttackedImages, attack_images
 from pipeline.attacks.geometry import NormName
 
 QUESTION = "What does every attack do to the classifier, as stored in 8 bits?"
-LINF = ("fgsm", "bim", "pgd", "pgd_targeted", "mim", "apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "autoattack")
+BALL = ("fgsm", "bim", "pgd", "pgd_targeted", "mim", "apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "autoattack")
 MINIMAL = ("deepfool_l2", "deepfool_linf", "carlini_wagner")
-L2 = ("pgd", "apgd_ce", "autoattack")
 CASES: dict[str, tuple[NormName, str]] = {
-    **{name: ("linf", name) for name in (*LINF, *MINIMAL)},
-    **{f"{name}_l2": ("l2", name) for name in L2},
+    **{name: ("linf", name) for name in (*BALL, "confidence_ifgsm", *MINIMAL)},
+    **{f"{name}_l2": ("l2", name) for name in BALL},
 }
 
 
@@ -35,11 +34,11 @@ def main() -> None:
     add_subject_options(parser)
     add_output_options(parser)
     parser.add_argument("--only", nargs="+", choices=CASES, help="the attacks to run; all where it is left out")
-    parser.add_argument("--count", type=int, default=2000, help="images")
+    parser.add_argument("--count", type=int, help="images; 2,000, or as many as there are, where it is left out")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the steps")
     chosen = parser.parse_args()
     one_thread()
-    found = subject(chosen, chosen.count)
+    found = subject(chosen, chosen.count or 2000, fewer=chosen.count is None)
     stepping = stepping_models(found, chosen.precision)
     caption, entries = _caption(found, chosen), list[Entry]()
     for case in chosen.only or CASES:
@@ -52,7 +51,8 @@ def _caption(found: Subject, chosen: argparse.Namespace) -> str:
     return f"""{QUESTION} {found.about}; batches of {BATCH}, one after the other.
 Linf at {Fraction(8, 255)}, ``_l2`` at {RADIUS["l2"]}; PGD, BIM and MIM: 20 steps of a quarter of the radius. APGD and FAB: 100 steps, 9
 target classes. Square: 5000 queries. AutoAttack: its standard four. DeepFool: 50 steps. Carlini-Wagner: 5 constants from 0.1, 100 steps
-each. Steps on the folded, channels-last model in {chosen.precision}, verdicts by the model itself. {conditions()}.
+each. Confidence-targeted IFGSM: steps of 1/255 until it is 70 % sure, at most 100. Steps on the folded, channels-last model in
+{chosen.precision}, verdicts by the model itself. {conditions()}.
 
 Success: the share of these images that the model gets wrong as stored, with Wilson's 95 % interval in the note; norms are
 means over those, steps over all. Images/s include checking and rounding."""

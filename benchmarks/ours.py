@@ -37,6 +37,13 @@ def _specs(budget: Budget) -> dict[str, dict[str, Any]]:
         "pgd_targeted": {**pgd, "targeted": True, "stop_on_success": True},
         "bim": {"family": "bim", **steps, "targeted": False},
         "mim": {"family": "mim", **steps, "decay": 1.0, "targeted": False},
+        "confidence_ifgsm": {
+            "family": "confidence_ifgsm",
+            "epsilon": budget.epsilon,
+            "step_size": 1 / 255,
+            "confidence": 0.7,
+            "steps": budget.run_steps,
+        },
         "deepfool_l2": {**deepfool, "norm": "l2"},
         "deepfool_linf": {**deepfool, "norm": "linf"},
         "carlini_wagner": {**search, "search_steps": budget.searches, "initial_const": budget.constant},

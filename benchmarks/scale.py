@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Entry, Pair, add_output_options, conditions, median_spread, publish, row
+from common import Entry, Pair, add_output_options, conditions, keep, median_spread, publish, row
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
@@ -97,6 +97,7 @@ def main() -> None:
     if "workers" in chosen.only:
         entries += workers(chosen)
     if "memory" in chosen.only:
+        keep("scale", _caption(chosen), entries, chosen)
         entries += memory(chosen)
     publish("scale", _caption(chosen), entries, chosen)
 

@@ -66,8 +66,13 @@ def add_subject_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--about", metavar="TEXT", help="what the images of --images are, for the caption")
 
 
-def subject(options: argparse.Namespace, count: int) -> Subject:
+def subject(options: argparse.Namespace, count: int, *, fewer: bool = False) -> Subject:
     """The first ``count`` correctly classified images and their model; a short training of its own where no artifacts are given.
+
+    Args:
+        options: what ``add_subject_options`` added.
+        count: images.
+        fewer: all there are will do where they are not so many.
 
     Raises:
         SystemExit: one of ``--model`` and ``--images`` came without the other, or there are too few images.
@@ -77,9 +82,9 @@ def subject(options: argparse.Namespace, count: int) -> Subject:
     found = _digits() if options.model is None else _artifacts(options.model, options.images, options.about)
     right = np.concatenate([_right(found, slice(first, first + BATCH)) for first in range(0, len(found.labels), BATCH)])
     rows = np.flatnonzero(right)[:count]
-    if len(rows) < count:
+    if len(rows) < count and not fewer:
         raise SystemExit(f"{len(rows)} images are classified correctly, where at least {count} were expected.")
-    about = f"{found.about}; {count} images of those it classifies correctly ({right.mean():.1%} of {len(right)})"
+    about = f"{found.about}; {len(rows)} images of those it classifies correctly ({right.mean():.1%} of {len(right)})"
     return Subject(found.model, found.images[rows], found.labels[rows], tuple(found.ids[row] for row in rows), found.classes, about)
 
 

@@ -23,6 +23,12 @@ class AttackOptions(Section):
     """The family's name, which is the name of its file; a ``Literal`` in every family."""
 
 
+EPSILON = "epsilon"
+"""The option that is the radius of a ball. Where bytes are stored, that of an L-infinity ball is cut to whole grey levels."""
+STOP = "stop_on_success"
+"""The option, where there is one, by which images leave once they succeed; what storing then undid is attacked again without it."""
+
+
 @dataclass(frozen=True)
 class Bound:
     """The promise of a bounded attack: no image moves by more than ``epsilon`` (pixel units) in ``norm``."""

@@ -7,6 +7,7 @@ attacks fail for another reason than that it is robust.
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.attacks.base import LogitFn
 from pipeline.attacks.objectives import away_from
@@ -49,6 +50,21 @@ def check_logits(logits: Tensor, count: int) -> None:
         )
     if not logits.isfinite().all():
         raise ClassifierError("classifier: some of its logits are not finite, where finite ones were expected for images in [0, 1].")
+
+
+def check_mode(logits_fn: LogitFn) -> None:
+    """Raises ClassifierError for a module one of whose batch norms is training.
+
+    It would tell an image's class by the other images of its batch, and every pass would change what it knows.
+    """
+    if not isinstance(logits_fn, torch.nn.Module):
+        return
+    training = [name for name, module in logits_fn.named_modules() if isinstance(module, _BatchNorm) and module.training]
+    if training:
+        raise ClassifierError(
+            f"classifier: {len(training)} of its batch norms (the first is {training[0] or 'itself'}) are in training mode, where "
+            "evaluation mode was expected: call eval() on it first."
+        )
 
 
 def examine(logits_fn: LogitFn, images: Tensor, labels: Tensor) -> tuple[str, ...]:

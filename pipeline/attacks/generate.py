@@ -1,6 +1,7 @@
 """From clean images to an adversarial data set: who is attacked, what is stored, and whether it still works then."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.attacks.base import AttackOptions, Bound, Family, LogitFn
-from pipeline.attacks.checks import MOST, check_images, check_logits, examine
+from pipeline.attacks.base import EPSILON, STOP, AttackOptions, Bound, Family, LogitFn
+from pipeline.attacks.checks import MOST, check_images, check_logits, check_mode, examine
 from pipeline.attacks.geometry import L2, LEVELS, SLACK, Linf, as_floats, round_to_bytes
 from pipeline.attacks.registry import family
 from pipeline.attacks.transforms import through_bytes
@@ -120,9 +121,10 @@ def attack_images(
     Raises:
         WhorlError: arrays that do not fit together, or an attack whose result is not finite.
         ClassifierError: logits of the wrong shape, not finite, without a finite gradient, of fewer than two classes, or
-            of fewer classes than the labels need.
+            of fewer classes than the labels need; batch norms in training mode.
     """
-    _check_inputs(images, labels, ids)
+    _check_inputs(images, labels, ids, batch_size)
+    check_mode(logits_fn)
     pixels = _origin(images, eight_bit)
     result = _untouched(pixels)
     if not len(images):
@@ -173,7 +175,7 @@ def _to_the_last_step(options: AttackOptions) -> AttackOptions | None:
 
     Rounded, an image may lie outside an L2 ball; what storing then takes back can undo an attack that stopped at the boundary.
     """
-    return options.model_copy(update={"stop_on_success": False}) if options.model_dump().get("stop_on_success") else None
+    return options.model_copy(update={STOP: False}) if options.model_dump().get(STOP) else None
 
 
 def draw_targets(draws: ImageRandom, labels: Ints, classes: int) -> Ints:
@@ -182,7 +184,10 @@ def draw_targets(draws: ImageRandom, labels: Ints, classes: int) -> Ints:
     return drawn + (drawn >= labels)
 
 
-def _check_inputs(images: npt.NDArray[Any], labels: Ints, ids: Sequence[str]) -> None:
+def _check_inputs(images: npt.NDArray[Any], labels: Ints, ids: Sequence[str], batch_size: int) -> None:
+    for name, given in (("images", images), ("labels", labels)):
+        if not isinstance(given, np.ndarray):
+            raise WhorlError(f"attack: the {name} are a {type(given).__module__}.{type(given).__name__}, where a NumPy array was expected.")
     if images.dtype not in (np.uint8, np.float32) or images.ndim != 4 or 0 in images.shape[1:]:
         raise WhorlError(
             f"attack: the images are {images.dtype} of shape {images.shape}, where uint8 or float32 (N, C, H, W) was expected."
@@ -191,6 +196,11 @@ def _check_inputs(images: npt.NDArray[Any], labels: Ints, ids: Sequence[str]) ->
         raise WhorlError(f"attack: the labels are {labels.dtype} of shape {labels.shape}, where int64 ({len(images)},) was expected.")
     if len(ids) != len(images):
         raise WhorlError(f"attack: there are {len(ids)} ids, where one for each of the {len(images)} images was expected.")
+    if len(set(ids)) != len(ids):
+        twice = next(key for key, count in Counter(ids).items() if count > 1)
+        raise WhorlError(f"attack: the id {twice!r} is given twice, where one of its own was expected for each image: it keys the draws.")
+    if batch_size < 1:
+        raise WhorlError(f"attack: batch_size is {batch_size}, where at least 1 was expected.")
 
 
 def _origin(images: npt.NDArray[Any], eight_bit: bool) -> Tensor:
@@ -214,17 +224,19 @@ def _origin(images: npt.NDArray[Any], eight_bit: bool) -> Tensor:
 def _in_whole_levels(options: AttackOptions) -> tuple[AttackOptions, tuple[str, ...]]:
     """The options with an L-infinity radius that bytes can fill, lest an attack succeed at a level that storing takes back.
 
-    Also a warning where that leaves nothing.
+    Also a warning where the radius, in whichever norm, leaves nothing.
     """
     bound = family(options.family).bound(options)
-    if bound is None or not isinstance(bound.norm, Linf) or "epsilon" not in type(options).model_fields:
+    if bound is None:
         return options, ()
     levels = math.floor(bound.epsilon * LEVELS + SLACK)
     blind = (
         f"attack: epsilon is {bound.epsilon:g}, less than a grey level, where at least 1/255 was expected because bytes are stored: no "
         "image can change, and every attack fails.",
     )
-    return options.model_copy(update={"epsilon": levels / LEVELS}), blind if not levels and bound.epsilon else ()
+    if isinstance(bound.norm, Linf) and EPSILON in type(options).model_fields:
+        options = options.model_copy(update={EPSILON: levels / LEVELS})
+    return options, blind if not levels and bound.epsilon else ()
 
 
 def _floats(images: Tensor) -> Tensor:

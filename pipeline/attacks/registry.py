@@ -1,4 +1,4 @@
-"""Which attack families there are: the files of ``families/``. Adding an attack is adding a file."""
+"""Which attack families there are: the files of ``families/`` but those that start with an underscore. Adding an attack is adding one."""
 
 import pkgutil
 from importlib import import_module
@@ -17,7 +17,7 @@ from pipeline.params.root import PARAMS_FILE
 
 def family_names() -> tuple[str, ...]:
     """The families' names, sorted, without importing any."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__)))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")))
 
 
 def family(name: str) -> Family:

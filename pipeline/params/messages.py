@@ -43,7 +43,7 @@ def _lines(where: str, detail: ErrorDetails) -> Iterator[str]:
         case "extra_forbidden":
             yield f"{where}: this key is unknown (its value is {value}), where only the keys of the presets were expected."
         case "missing":
-            yield f"{where}: this key is missing, where a value was expected (the presets show one)."
+            yield f"{where}: this key is missing, where a value was expected (the presets show one, of an attack docs/attacks.md)."
         case "value_error":
             for line in str(detail["ctx"]["error"]).splitlines():
                 yield f"{where}: {line}."
@@ -53,7 +53,7 @@ def _lines(where: str, detail: ErrorDetails) -> Iterator[str]:
             yield f"{where}.{key}: the value is {found!r}, where one of {context['expected_tags']} was expected."
         case "union_tag_not_found":
             key = str(detail["ctx"]["discriminator"]).strip("'")
-            yield f"{where}.{key}: this key is missing, where a value was expected (the presets show one)."
+            yield f"{where}.{key}: this key is missing, where a value was expected (the presets show one, of an attack docs/attacks.md)."
         case _:
             message = (detail["msg"][0].lower() + detail["msg"][1:]).removeprefix("input should be ")
             expected = f"a value {message}" if message.startswith(("greater", "less")) else message

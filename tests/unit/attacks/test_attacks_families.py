@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from attacks_support import Case, check_guarantees, linear, run
 
-from pipeline.attacks.registry import families, family_names
+from pipeline.attacks.base import EPSILON
+from pipeline.attacks.registry import families, family, family_names, parse_options
+from pipeline.params.attacks import AttackSpec
 
 PGD = {
     "family": "pgd",
@@ -111,6 +113,14 @@ def test_a_family_is_named_as_its_file_and_says_where_it_comes_from(name: str) -
     assert module.Options.model_fields["family"].annotation.__args__ == (name,)  # type: ignore[union-attr]
     assert all(field.is_required() for field in module.Options.model_fields.values())
     assert module.__doc__ is not None and "Guarantees:" in module.__doc__
+
+
+def test_the_radius_of_a_ball_is_called_epsilon() -> None:
+    """``generate`` cuts it to whole grey levels by that name; another one would have storing undo successes."""
+    for case in CASES:
+        options = parse_options(case.name, AttackSpec(**case.options))
+        bound = family(options.family).bound(options)
+        assert bound is None or bound.epsilon == options.model_dump()[EPSILON], case.name
 
 
 def test_an_attack_is_stronger_with_more_steps_or_a_larger_bound() -> None:

@@ -199,6 +199,10 @@ def test_a_bound_below_a_grey_level_is_said() -> None:
     assert not result.success.any() and any("less than a grey level" in warning for warning in result.warnings)
     for options, eight_bit in ((FGSM, True), (FGSM | {"epsilon": 0.5 / 255}, False), (FGSM | {"epsilon": 0.0}, True)):
         assert not run(data.model, data.images, data.labels, options, eight_bit=eight_bit).warnings
+    ball = {**PGD, "norm": "l2", "step_size": 0.001, "steps": 2}
+    for epsilon, blind in ((0.0039, True), (0.004, False)):
+        said = run(data.model, data.images, data.labels, ball | {"epsilon": epsilon}).warnings
+        assert any("less than a grey level" in warning for warning in said) == blind
 
 
 def test_a_target_that_a_less_exact_model_missed_is_aimed_at_again() -> None:
@@ -361,3 +365,23 @@ def test_bad_input_is_a_sentence(
 def test_an_id_for_every_image() -> None:
     with pytest.raises(WhorlError, match="there are 1 ids, where one for each of the 2 images was expected"):
         run(flat_model(3), IMAGES, ZEROS, PGD, ids=["a"])
+    with pytest.raises(WhorlError, match="the id 'a' is given twice, where one of its own"):
+        run(flat_model(3), IMAGES, ZEROS, PGD, ids=["a", "a"])
+
+
+def test_arguments_that_are_of_another_kind_are_said() -> None:
+    for labels, expected in ((torch.zeros(2, dtype=torch.int64), "labels are a torch.Tensor"), ([0, 0], "labels are a builtins.list")):
+        with pytest.raises(WhorlError, match=f"{expected}, where a NumPy array was expected"):
+            run(flat_model(3), IMAGES, labels, PGD)  # type: ignore[arg-type]
+    with pytest.raises(WhorlError, match="batch_size is -1, where at least 1 was expected"):
+        run(flat_model(3), IMAGES, ZEROS, PGD, batch_size=-1)
+
+
+def test_a_model_whose_batch_norms_are_training_is_refused_untouched() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ClassifierError, match=r"1 of its batch norms \(the first is 1\) are in training mode.*call eval\(\)"):
+        run(model, digits().images[:8], digits().labels[:8], FGSM)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model[1].eval()  # what else is in training mode makes no difference, or is found by the checks
+    run(model, digits().images[:8], digits().labels[:8], FGSM)

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.attacks import adaptive, transforms
-from pipeline.attacks.registry import family_names
+from pipeline.attacks.registry import family_names, parse_options
+from pipeline.params.attacks import AttackSpec
 
 PAGE = (Path(__file__).parents[3] / "docs" / "attacks.md").read_text()
 
@@ -14,6 +16,13 @@ PAGE = (Path(__file__).parents[3] / "docs" / "attacks.md").read_text()
 def test_the_table_lists_every_family() -> None:
     families = PAGE.split("## Which there are")[1].split("##")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", families, re.MULTILINE)) == sorted(family_names())
+
+
+def test_there_is_an_entry_of_every_family_and_it_is_read() -> None:
+    (entries,) = (YAML(typ="safe", pure=True).load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    for name, entry in entries.items():
+        parse_options(name, AttackSpec(**entry))
+    assert {entry["family"] for entry in entries.values()} == set(family_names())
 
 
 def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
