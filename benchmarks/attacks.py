@@ -100,9 +100,9 @@ Ours steps on the folded, channels-last model in {chosen.precision}; the peers h
 {conditions()}.
 
 Ratio: ours over the peer's. Of images/s it is the median over rounds of the paired ratio, with the 95 % interval of that median by
-order statistics (below 6 rounds its extremes; none for a peer that takes more than {PATIENCE} times as long as we do, which runs once).
-Success is judged by the model as loaded; its ratio's interval is a posterior's under Jeffreys' prior. Norms are means over the images
-that both fool, with a bootstrap over images."""
+order statistics (below 6 rounds its extremes; none for a peer that takes more than {PATIENCE} times as long as we do: of that its
+first run alone counts). Success is judged by the model as loaded; its ratio's interval is a posterior's under Jeffreys' prior. Norms
+are means over the images that both fool, with a bootstrap over images."""
 
 
 def _options() -> argparse.Namespace:

@@ -21,7 +21,7 @@ from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes
 from pipeline.classifiers.model import freeze, to_float
-from pipeline.distributed.profile import profile_device
+from pipeline.distributed.profile import profile_device, profile_rounding
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.params.activations import ActivationParams
 from pipeline.params.root import load
@@ -69,7 +69,7 @@ def plan(
     """A task a shard of clean images, and one a shard of each attack's."""
     code, classifier = code_digest("activations"), open_artifact(paths.CLASSIFIER, "classifier")
     known: dict[str, Any] = {
-        "device": profile_device(),
+        **profile_rounding(),
         "activations": params.model_dump(mode="json"),
         "pool": {layer: chosen.tolist() for layer, chosen in pool.items()},
     }

@@ -18,7 +18,7 @@ from pipeline.attacks.generate import attack_images
 from pipeline.attacks.registry import parse_options
 from pipeline.classifiers.folding import for_steps
 from pipeline.classifiers.model import freeze
-from pipeline.distributed.profile import profile_device
+from pipeline.distributed.profile import profile_device, profile_rounding
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.params.attacks import GenerationParams
 from pipeline.params.root import load
@@ -49,7 +49,7 @@ def plan(name: str, options: AttackOptions, generation: GenerationParams, images
     code, classifier = code_digest("attack", family=options.family), open_artifact(paths.CLASSIFIER, "classifier")
     weights = {file: classifier.sha256(file) for file in classifier.files}
     known = {
-        "device": profile_device(),
+        **profile_rounding(),
         "name": name,
         "options": options.model_dump(mode="json"),
         "generation": generation.model_dump(mode="json"),

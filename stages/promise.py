@@ -26,7 +26,7 @@ from pipeline.classifiers.model import freeze, to_float
 from pipeline.data.corruptions import corrupt
 from pipeline.data.redraw import ROLES, redraw
 from pipeline.detectors.refit import Recipe, redrawn_flags, with_committees
-from pipeline.distributed.profile import profile_device
+from pipeline.distributed.profile import profile_device, profile_rounding
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.errors import WhorlError
 from pipeline.evaluation.metrics import evaluate_table, wilson
@@ -153,7 +153,7 @@ def corruption_plan(params: Params) -> Iterator[ShardTask[Corrupted]]:
     for corruption, level in params.promise.corruptions.model_dump().items():
         for shard in images.shards("test"):
             known: dict[str, Any] = {"corruption": corruption, "level": level, "detector": name, "seeds": list(params.evaluation.seeds)}
-            known |= {"device": profile_device(), "batch_size": params.activations.batch_size}
+            known |= {**profile_rounding(), "batch_size": params.activations.batch_size}
             signed = signature("corrupted", code=code, params=known, inputs={**inputs, "images": images.sha256(shard)})
             yield ShardTask(f"{corruption}.{shard}", signed, Corrupted(corruption, level, shard), images.rows(shard))
 

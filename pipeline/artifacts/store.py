@@ -24,6 +24,7 @@ from pipeline.artifacts.files import Arrays, digest, read_json, write_arrays, wr
 from pipeline.errors import ArtifactError
 
 RECORD = "record.json"
+ARRAYS = "arrays.safetensors"
 BUILDING = ".building-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a full disk, a spent quota and a file size limit are called."""
@@ -127,11 +128,13 @@ class ShardStore:
             shutil.rmtree(building, ignore_errors=True)
 
     def _fill(self, building: Path, signature: str, output: ShardOutput) -> None:
+        tables = {f"{name}.parquet": table for name, table in output.tables.items()}
         if output.arrays:
-            write_arrays(building / "arrays.safetensors", output.arrays)
-        for name, table in output.tables.items():
-            write_table(building / f"{name}.parquet", table)
-        files = {path.name: digest(path) for path in sorted(building.iterdir())}
+            write_arrays(building / ARRAYS, output.arrays)
+        for name, table in tables.items():
+            write_table(building / name, table)
+        # What was meant to be there, not what is: the next run may have swept away what a worker that outlived its driver had begun.
+        files = {name: digest(building / name) for name in sorted([*([ARRAYS] if output.arrays else []), *tables])}
         record = {"signature": signature, "files": files, "about": output.about}
         write_json(building / RECORD, {**record, "seal": _seal(record)})
 
@@ -172,9 +175,11 @@ class ShardStore:
 
     def _copy(self, name: str, signature: str, out: Path) -> dict[str, Any]:
         folder, about = self.read(name, signature)
-        for file in read_json(folder / RECORD)["files"]:
+        for file, expected in read_json(folder / RECORD)["files"].items():
             # Copied, not linked: DVC moves what is in `out` into its cache, which must not share bytes with this store.
             shutil.copyfile(folder / file, out / f"{name}.{file}")
+            if (found := digest(out / f"{name}.{file}")) != expected:
+                raise ArtifactError(f"{out / f'{name}.{file}'}: its SHA-256 is {found}, where that of the shard, {expected}, was expected.")
         return about
 
     def read(self, name: str, signature: str) -> tuple[Path, dict[str, Any]]:

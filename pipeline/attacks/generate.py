@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,7 @@ class _Task:
     labels: Ints
     kind: Family
     options: AttackOptions
+    bound: Bound | None
     device: torch.device | str
 
     def as_asked(self, adversarial: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def attack_images(
 
     Where bytes are stored the attack meets the model through the rounding to bytes (``transforms.through_bytes``), so
     that what it sees succeed is what will be stored. Under L2 storing may take back a little of it, where the rounded
-    image is outside the ball.
+    image is outside the ball; what that undoes is attacked again with room for the rounding.
 
     Guarantees: stored images are in the attack's ball and in [0, 1] after 8-bit rounding (exactly so for floats);
     ``success`` is decided on them by ``logits_fn``; an attack that fails returns the input; random draws depend on
@@ -131,7 +132,7 @@ def attack_images(
         return result
     options, blind = _in_whole_levels(options) if eight_bit else (options, ())
     attacked_fns = [through_bytes(steps_fn) if eight_bit else steps_fn for steps_fn in steps_fns or (logits_fn,)]
-    task = _Task(logits_fn, pixels, labels, family(options.family), options, device)
+    task = _Task(logits_fn, pixels, labels, family(options.family), options, family(options.family).bound(options), device)
     # An ambient inference_mode would make every tensor made here useless to autograd.
     with torch.inference_mode(False):
         classes = _classify_clean(task, batch_size, result)
@@ -147,8 +148,9 @@ def attack_images(
             for attacked_fn in attacked_fns:
                 if len(left := _unfinished(rows, labels, result)):
                     undone = _attack_batch(task, attacked_fn, left, draws.subset(left), result)
-            if len(undone) and (climbing := _to_the_last_step(options)):
-                _attack_batch(replace(task, options=climbing), attacked_fns[-1], undone, draws.subset(undone), result)
+            for again in _second_tries(task):
+                if len(undone):
+                    undone = _attack_batch(replace(task, options=again), attacked_fns[-1], undone, draws.subset(undone), result)
             advance(len(rows))
     result.success[:] = ~result.skipped & (result.predicted != labels)
     result.target_reached[:] = (result.target >= 0) & (result.predicted == result.target)
@@ -170,12 +172,21 @@ def _unfinished(rows: Rows, labels: Ints, result: AttackedImages) -> Rows:
     return rows[_grade(result.predicted[rows], labels[rows], result.target[rows]) < _REACHED]
 
 
-def _to_the_last_step(options: AttackOptions) -> AttackOptions | None:
-    """The options of the same attack without stopping at success, for what storing undid; None where it does not stop.
+def _second_tries(task: _Task) -> Iterator[AttackOptions]:
+    """The same attack on what storing undid: without stopping at success, where it stops; then in an L2 ball with room for rounding.
 
-    Rounded, an image may lie outside an L2 ball; what storing then takes back can undo an attack that stopped at the boundary.
+    Rounded, an image may lie outside an L2 ball, and what storing then takes back can undo an attack that stopped at the boundary.
+    Rounding D pixels adds D/12 squared grey levels on average (the variance of a uniform error), so a ball smaller by that much
+    holds what, rounded, is in the whole one.
     """
-    return options.model_copy(update={STOP: False}) if options.model_dump().get(STOP) else None
+    options, bound = task.options, task.bound
+    if options.model_dump().get(STOP):
+        yield (options := options.model_copy(update={STOP: False}))
+    if bound is None or not isinstance(bound.norm, L2) or task.images.dtype != torch.uint8:
+        return
+    left = (bound.epsilon * LEVELS) ** 2 - task.images[0].numel() / 12
+    if left > 0 and EPSILON in type(options).model_fields:
+        yield options.model_copy(update={EPSILON: math.sqrt(left) / LEVELS})
 
 
 def draw_targets(draws: ImageRandom, labels: Ints, classes: int) -> Ints:
@@ -284,21 +295,22 @@ def _attack_batch(task: _Task, attacked_fn: LogitFn, rows: Rows, draws: ImageRan
     targets = torch.from_numpy(result.target[rows]).to(task.device) if task.kind.targeted(task.options) else None
     outcome = task.kind.attack(attacked_fn, images, labels, targets, task.options, draws)
     # Rounded on the CPU, in float64, which not every device has.
-    stored = _storable(outcome.images.detach().cpu(), origin, task.kind.bound(task.options), draws.ids)
+    stored = _storable(outcome.images.detach().cpu(), origin, task.bound, draws.ids)
     predicted, _ = _predict(task.logits_fn, _floats(stored).to(task.device))
     labels_of, target = task.labels[rows], result.target[rows]
     # What fails, or is no more than there was, changes nothing: the input stays what is stored.
-    better = np.flatnonzero(_grade(predicted, labels_of, target) > _grade(result.predicted[rows], labels_of, target))
+    come_to = _grade(predicted, labels_of, target)
+    better = np.flatnonzero(come_to > _grade(result.predicted[rows], labels_of, target))
     kept, won = stored[torch.from_numpy(better)], rows[better]
     result.images[won], result.predicted[won] = kept.numpy(), predicted[better]
     result.linf[won], result.l2[won] = _norms(kept, origin[torch.from_numpy(better)])
     result.steps[rows] += outcome.steps.cpu().numpy()
     taken_back = (stored != task.as_asked(outcome.images.detach().cpu())).flatten(1).any(1).numpy()
-    suspects = np.flatnonzero(taken_back & (predicted == labels_of))
+    suspects = np.flatnonzero(taken_back & (come_to < _REACHED))
     if not len(suspects):
         return rows[:0]
     seen, _ = _predict(attacked_fn, outcome.images.detach()[torch.from_numpy(suspects).to(outcome.images.device)])
-    undone: Rows = rows[suspects[seen != labels_of[suspects]]]
+    undone: Rows = rows[suspects[_grade(seen, labels_of[suspects], target[suspects]) > come_to[suspects]]]
     return undone
 
 

@@ -148,7 +148,8 @@ def norm(name: NormName) -> Norm:
 
 def as_floats(images: Tensor) -> Tensor:
     """uint8 (N, C, H, W) as float32 in [0, 1], as every classifier here is given them."""
-    return images.float() / LEVELS
+    # By a tensor: CUDA multiplies by the reciprocal of a plain number, which may end in another bit than the CPU's division.
+    return images.float() / torch.full((), LEVELS, device=images.device, dtype=torch.float32)
 
 
 def round_to_bytes(images: Tensor) -> Tensor:

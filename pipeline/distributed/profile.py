@@ -1,4 +1,4 @@
-"""Profiles: how much of which machine a run may use. They change no result, so they are no params."""
+"""Profiles: how much of which machine a run may use. They are no params, for they change no result but for how it is rounded."""
 
 import os
 from pathlib import Path
@@ -32,6 +32,12 @@ class Profile(Section):
 def profile_device() -> str:
     """Where workers compute: ``cuda`` where the profile reserves a GPU for them, else ``cpu``."""
     return "cuda" if load_profile().gpus_per_worker else "cpu"
+
+
+def profile_rounding() -> dict[str, str | int]:
+    """What the last bits of a forward pass depend on: the device, and on a CPU the threads. Part of the signature of such shards."""
+    profile = load_profile()
+    return {"device": "cuda"} if profile.gpus_per_worker else {"device": "cpu", "threads": profile.cpus_per_worker}
 
 
 def load_profile() -> Profile:

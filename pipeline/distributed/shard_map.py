@@ -122,7 +122,7 @@ def _result(reference: Any, task: ShardTask[Any], store: ShardStore) -> None:
         if said := full_disk(error.cause, _where(error.cause) or store.root):
             raise said from error
         raise
-    except ray.exceptions.RayActorError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         raise WhorlError(
             f"{task.name}: its worker died again and again (out of memory?), where it was expected to finish; "
             "what was finished is kept, and the same command goes on from there."

@@ -9,8 +9,10 @@ Square's ``P_INIT`` = 0.8 and ``SCHEDULE`` = 2. APGD stops an example at its fir
 
 Guarantees: within epsilon of the image (pixel units) and in [0, 1], up to float32 rounding; an example is passed on only
 while the model is right about the very image that would be returned, so its robust accuracy is at most that of any
-member on the same draws; each member's draws are its own and depend on the image alone. ``steps`` are summed over the
-members: gradient steps of the first three, queries of Square. One further forward pass of one image counts the classes.
+member on the same draws (of what the attack itself sees: in an L2 ball so small that rounding fills it, storing bytes takes
+more back from an attack that stops at success than from one that goes on; see ``generate``). Each member's draws are its
+own and depend on the image alone. ``steps`` are summed over the members: gradient steps of the first three, queries of
+Square. One further forward pass of one image counts the classes.
 """
 
 from functools import partial

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.artifacts import store as stores
 from pipeline.artifacts.signature import signature as sign
 from pipeline.artifacts.store import ShardOutput, ShardStore, full_disk
 from pipeline.errors import ArtifactError
@@ -111,6 +112,7 @@ def test_writers_of_the_same_shard_at_once_all_succeed(store: ShardStore) -> Non
     code = f"""
 from pathlib import Path
 import numpy as np
+from pipeline.artifacts import store as stores
 from pipeline.artifacts.signature import signature as sign
 from pipeline.artifacts.store import ShardOutput, ShardStore, full_disk
 for _ in range(60):
@@ -119,6 +121,23 @@ for _ in range(60):
     writers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 3
     assert store.about(SIGNATURE) == {} and [path.name for path in store.root.iterdir()] == [SIGNATURE]
+
+
+def test_what_is_swept_away_under_a_writer_s_hands_is_no_shard(store: ShardStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that outlived its driver is half through when the next run sweeps."""
+    write = stores.write_table
+
+    def swept(path: Path, table: pa.Table) -> None:
+        store.sweep()
+        write(path, table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stores, "write_table", swept)
+        with pytest.raises((ArtifactError, OSError)):
+            store.write(SIGNATURE, _output())
+    assert store.about(SIGNATURE) is None and not list(store.root.glob(".building-*"))
+    store.write(SIGNATURE, _output())
+    assert store.about(SIGNATURE) is not None
 
 
 def test_leftovers_of_other_plans_are_removed(store: ShardStore, tmp_path: Path) -> None:
