@@ -1,6 +1,7 @@
 """What holds the structure together: import layers, DVC's dependencies, the params that stages load, and what is public."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -102,8 +103,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_lock_names_no_host_and_pins_by_hash() -> None:
-    text = (PROJECT / "infra/locks/requirements.txt").read_text()
-    assert "://" not in text and "--index" not in text and "--find-links" not in text
-    pins = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
-    assert len(pins) > 100 and all("==" in line and line.endswith("\\") for line in pins)
+LOCKS = {"infra/locks/requirements.txt": 100, "infra/locks/bootstrap.txt": 1, "benchmarks/peers.lock": 50}
+"""The least number of pins in each."""
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_is_pins_and_hashes_alone(lock: str) -> None:
+    """A name, a version, at most a marker, and under it SHA-256 sums: no option, no address, nothing unpinned."""
+    text = (PROJECT / lock).read_text()
+    pin, sums = r"[A-Za-z0-9._-]+(\[[a-z,-]+\])?==[^ ;:/]+( ; [^:/]+)?", r"( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    assert re.fullmatch(f"({pin}{sums})+", text)
+    assert len(re.findall(f"^{pin}", text, re.MULTILINE)) >= LOCKS[lock]

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,22 @@ def test_what_is_swept_away_under_a_writer_s_hands_is_no_shard(store: ShardStore
     assert store.about(SIGNATURE) is None and not list(store.root.glob(".building-*"))
     store.write(SIGNATURE, _output())
     assert store.about(SIGNATURE) is not None
+
+
+def test_what_is_damaged_on_its_way_into_the_artifact_is_no_artifact(
+    store: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(SIGNATURE, _output())
+    copy = shutil.copyfile
+
+    def damaged(source: Path, target: Path) -> None:
+        copy(source, target)
+        _flip(target)
+
+    monkeypatch.setattr(shutil, "copyfile", damaged)
+    with pytest.raises(ArtifactError, match="where that of the shard, .* was expected"):
+        store.gather({"fit-0": SIGNATURE}, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and store.about(SIGNATURE) is not None
 
 
 def test_leftovers_of_other_plans_are_removed(store: ShardStore, tmp_path: Path) -> None:

@@ -175,3 +175,15 @@ def check_guarantees(case: Case, eight_bit: bool) -> AttackedImages:
     again = run(data.model, data.images, data.labels, case.options, name=case.name, ids=data.ids, eight_bit=eight_bit)
     np.testing.assert_array_equal(again.images, result.images)
     return result
+
+
+def flat_model(classes: int) -> Callable[[Tensor], Tensor]:
+    """Class 0 on plain grey and class 1 on all else, with a gradient of 0: what is stored is the random start itself."""
+    flat = linear(np.zeros((classes, 12)), np.eye(classes)[0])
+
+    def logits(images: Tensor) -> Tensor:
+        found = flat(images)
+        changed = (images != 128 / 255).flatten(1).any(1, keepdim=True)
+        return found + 2 * changed * torch.eye(classes, dtype=found.dtype)[min(1, classes - 1)]
+
+    return logits

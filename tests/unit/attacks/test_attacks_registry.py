@@ -1,9 +1,11 @@
 """Options of an attack: typed by its family's file, and every mistake a sentence with its key."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.attacks import families as package
 from pipeline.attacks.registry import families, family, family_names, parse_options
 from pipeline.errors import ParamsError
 from pipeline.params.attacks import AttackSpec
@@ -16,6 +18,14 @@ def test_families_are_the_files() -> None:
     assert set(families()) == set(family_names()) >= {"fgsm", "pgd", "confidence_ifgsm"}
     with pytest.raises(KeyError):
         family("no_such_family")
+
+
+def test_a_file_that_families_share_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = family_names()
+    (tmp_path / "_shared.py").touch()
+    (tmp_path / "another.py").touch()
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert set(family_names()) == {*before, "another"}
 
 
 def test_options_are_typed_and_fractions_read() -> None:

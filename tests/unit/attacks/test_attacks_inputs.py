@@ -1,0 +1,75 @@
+"""What ``attack_images`` refuses, each in a sentence: arrays, ids, models and batch sizes that cannot be what was meant."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from attacks_support import digits, flat_model, run
+from torch import Tensor, nn
+
+from pipeline.errors import ClassifierError, WhorlError
+
+FGSM = {"family": "fgsm", "norm": "linf", "epsilon": "1/255", "targeted": False}
+
+
+def poisoned(images: Tensor) -> Tensor:
+    """Finite logits whose gradient is not."""
+    return flat_model(3)(images) + (images.flatten(1).sum(1, keepdim=True) * 0).sqrt()
+
+
+IMAGES = np.full((2, 3, 2, 2), 128, np.uint8)
+ZEROS = np.zeros(2, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("logits_fn", "images", "labels", "kind", "expected"),
+    [
+        (flat_model(3), IMAGES / 255, ZEROS, WhorlError, r"float64 of shape \(2, 3, 2, 2\), where uint8 or float32 \(N, C, H, W\) was"),
+        (flat_model(3), np.float32(IMAGES / 250), ZEROS, WhorlError, "2 of 2 images .* have pixels between two grey levels"),
+        (flat_model(3), IMAGES[0], ZEROS, WhorlError, r"uint8 of shape \(3, 2, 2\), where"),
+        (flat_model(3), IMAGES, ZEROS.astype(np.int32), WhorlError, r"labels are int32 of shape \(2,\), where int64 \(2,\) was expected"),
+        (flat_model(3), IMAGES, ZEROS[:1], WhorlError, r"labels are int64 of shape \(1,\)"),
+        (flat_model(3), IMAGES, ZEROS + 3, ClassifierError, "3 classes apart, where the images' labels, 3 to 3, were expected"),
+        (flat_model(3), IMAGES, ZEROS - 1, ClassifierError, "labels, -1 to -1"),
+        (flat_model(1), IMAGES, ZEROS, ClassifierError, r"logits have shape \(2, 1\), where \(2, K\)"),
+        (lambda x: x, IMAGES, ZEROS, ClassifierError, r"logits have shape \(2, 3, 2, 2\)"),
+        (lambda x: flat_model(3)(x)[:1], IMAGES, ZEROS, ClassifierError, r"logits have shape \(1, 3\)"),
+        (lambda x: flat_model(3)(x) / 0, IMAGES, ZEROS, ClassifierError, "logits are not finite"),
+        (lambda x: flat_model(3)(x).detach(), IMAGES, ZEROS, ClassifierError, "no gradient"),
+        (poisoned, IMAGES, ZEROS, ClassifierError, "the gradient of its logits is not finite"),
+    ],
+)
+def test_bad_input_is_a_sentence(
+    logits_fn: Callable[[Tensor], Tensor], images: npt.NDArray[Any], labels: npt.NDArray[Any], kind: type[Exception], expected: str
+) -> None:
+    with pytest.raises(kind, match=expected) as caught:
+        run(logits_fn, images, labels, FGSM)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_an_id_for_every_image() -> None:
+    with pytest.raises(WhorlError, match="there are 1 ids, where one for each of the 2 images was expected"):
+        run(flat_model(3), IMAGES, ZEROS, FGSM, ids=["a"])
+    with pytest.raises(WhorlError, match="the id 'a' is given twice, where one of its own"):
+        run(flat_model(3), IMAGES, ZEROS, FGSM, ids=["a", "a"])
+
+
+def test_arguments_that_are_of_another_kind_are_said() -> None:
+    for labels, expected in ((torch.zeros(2, dtype=torch.int64), "labels are a torch.Tensor"), ([0, 0], "labels are a builtins.list")):
+        with pytest.raises(WhorlError, match=f"{expected}, where a NumPy array was expected"):
+            run(flat_model(3), IMAGES, labels, FGSM)  # type: ignore[arg-type]
+    with pytest.raises(WhorlError, match="batch_size is -1, where at least 1 was expected"):
+        run(flat_model(3), IMAGES, ZEROS, FGSM, batch_size=-1)
+
+
+def test_a_model_whose_batch_norms_are_training_is_refused_untouched() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ClassifierError, match=r"1 of its batch norms \(the first is 1\) are in training mode.*call eval\(\)"):
+        run(model, digits().images[:8], digits().labels[:8], FGSM)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model[1].eval()  # what else is in training mode makes no difference, or is found by the checks
+    run(model, digits().images[:8], digits().labels[:8], FGSM)
