@@ -11,12 +11,13 @@ searches for the c of its own: ten times the last until one suffices, then half 
 the smallest that did. Of all successes that it meets it keeps the nearest.
 
 Where this is not the authors' program:
-- A c suffices where there was a success among the last of the search step's iterates (about a tenth), not among any.
+- A c suffices where there was a success among the last of the search step's iterates (a period), not among any.
   Adam's first steps have the learning rate's length whatever the gradient's, so they often overshoot into a success
   with a c that is far too small, and the search would go on below it.
-- Aborting early is decided for each example by itself. From the second tenth of a search step on it is asked what the
+- Aborting early is decided for each example by itself. From the second period of a search step on it is asked what the
   last one brought: a nearer success, or, where it had none, another loss, by 5 %. If nothing, its next search step begins,
-  and no example waits for another. It leaves the batch after its last search step, or when c is known to a quarter.
+  and no example waits for another. The last search step is taken whole: it has the best c, and a change that has become
+  small goes on becoming smaller (on CIFAR-10 the mean distance is 0.7 % above that of all steps, and was 5 % without).
 
 Guarantees: in [0, 1]; a returned image reached the confidence, by the logits that the model gave for it, and is the
 nearest (L2, pixel units, before any rounding) of those that did; an example without any returns its input. One forward
@@ -44,12 +45,10 @@ _TINY = 1e-8
 """Adam's constants (Kingma, Ba, ICLR 2015, algorithm 1)."""
 _FACTOR, _LARGEST = 10, 1e10
 """By how much c grows while none suffices, and the largest c (both the authors')."""
-_PERIODS, _SHORTEST = 10, 10
-"""Periods that a search step is divided into, and the fewest steps in one, which is about what Adam's mean remembers."""
+_PERIODS, _SHORTEST = 10, 20
+"""Periods that a search step is divided into, and the fewest steps in one: twice what Adam's mean remembers."""
 _GAIN = 0.05
 """The least relative gain within a period."""
-_NARROW = 0.25
-"""How far apart, relative to the larger, the c that sufficed and the one that did not may be for the search to be over."""
 
 
 class Options(AttackOptions):
@@ -67,7 +66,7 @@ class Options(AttackOptions):
     initial_const: Annotated[float, Field(gt=0, le=_LARGEST)]
     """The first c (the authors': 0.001)."""
     abort_early: bool
-    """Go on to the next c where a period brought nothing, rather than always take all steps."""
+    """Go on to the next c where a period brought nothing, but for the last c, rather than always take all steps."""
     targeted: bool
     """Reach a class drawn per image, rather than any but the true one."""
 
@@ -141,12 +140,10 @@ def attack(logits_fn: LogitFn, images: Tensor, labels: Tensor, targets: Tensor |
         taken[active.rows] += period
         over = active.age >= options.steps
         if options.abort_early:
-            over |= (active.age >= 2 * period) & ~_gained(active, options)
+            over |= (active.search_step < options.search_steps - 1) & (active.age >= 2 * period) & ~_gained(active)
         _next_search_step(active, over)
         _next_period(active)
         leaving = active.search_step >= options.search_steps
-        if options.abort_early:
-            leaving |= active.upper - active.lower < _NARROW * active.upper
         if leaving.any():
             reached[active.rows[leaving]] = active.nearest[leaving]
             active = active.keep(~leaving)
@@ -236,15 +233,11 @@ def _adam(active: _Active, slope: Tensor, learning_rate: float) -> None:
     active.w = active.w - learning_rate * (active.mean / mean_share) / ((active.square / square_share).sqrt() + _TINY)
 
 
-def _gained(active: _Active, options: Options) -> Tensor:
-    """Whether the period brought a nearer success, or, where it had none, a change of the loss; bool (M,).
-
-    An example whose first success comes in its last search step has no other to do better in: there any success will do.
-    """
+def _gained(active: _Active) -> Tensor:
+    """Whether the period brought a nearer success, or, where it had none, a change of the loss; bool (M,)."""
     nearer = active.distance < (1 - _GAIN) * active.distance_before
     changed = (active.lowest - active.lowest_before).abs() > _GAIN * active.lowest_before
-    only = (active.search_step == options.search_steps - 1) & active.upper.isinf()
-    return torch.where(active.recent, nearer | only, changed)
+    return torch.where(active.recent, nearer, changed)
 
 
 def _next_search_step(active: _Active, over: Tensor) -> None:

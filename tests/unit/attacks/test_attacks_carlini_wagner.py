@@ -93,7 +93,7 @@ def by_hand(network: Network, image: Floats, goal: int, targeted: bool, kappa: f
             gap = values[up] - values[down]
             distance = np.linalg.norm(x - image)
             if gap <= -kappa:
-                suffices |= step > steps - 10  # of 40 steps, in periods of ten
+                suffices |= step > steps - 20  # of 40 steps, in periods of twenty
                 if distance < nearest:
                     best, nearest = x, distance
             slope = 2 * (x - image)
@@ -195,13 +195,13 @@ def test_an_example_depends_on_no_other_and_those_that_left_are_not_asked_about(
         seen.append(len(batch))
         return network.logits(batch)
 
-    outcome = attack(counted, images, labels, goals)
+    outcome = attack(counted, images, labels, goals, steps=100)
     steps = outcome.steps.numpy()
     assert seen == [(steps > turn).sum() for turn in range(steps.max())]
-    assert len(set(seen)) > 3 and steps.max() < 6 * 50 and np.all(steps % 10 == 0)
+    assert len(set(seen)) > 3 and steps.max() < 6 * 100 and np.all(steps % 20 == 0)
     for row in range(0, 24, 5):
         some = slice(row, row + 1)
-        alone = attack(network.logits, images[some], labels[some], None if goals is None else goals[some])
+        alone = attack(network.logits, images[some], labels[some], None if goals is None else goals[some], steps=100)
         np.testing.assert_allclose(alone.images[0].numpy(), outcome.images[row].numpy(), atol=1e-9)
         assert alone.steps[0] == outcome.steps[row]
 
@@ -214,23 +214,24 @@ def test_aborting_early_saves_steps_and_costs_little() -> None:
         outcome = attack(network.logits, images, labels, steps=100, search_steps=9, learning_rate=0.01, abort_early=abort_early)
         norms.append(np.linalg.norm(outcome.images.flatten(1).numpy() - images, axis=1))
         steps.append(outcome.steps.sum())
-    assert steps[0] == 40 * 900 and steps[1] < steps[0] / 2.5
-    assert np.array_equal(norms[0] > 0, norms[1] > 0) and norms[1].mean() < 1.03 * norms[0].mean()
+    assert steps[0] == 40 * 900 and steps[1] < steps[0] / 1.5
+    assert np.array_equal(norms[0] > 0, norms[1] > 0) and norms[1].mean() < 1.01 * norms[0].mean()
 
 
-def test_a_search_with_one_const_goes_on_until_nothing_changes() -> None:
-    """The first success of a large c is an overshoot; with no further c to try, the way back is worth its steps."""
+def test_the_last_const_is_taken_whole() -> None:
+    """The first success of a large c is an overshoot; with no further c to try, the way back is worth all steps."""
     network = Network(0)
     images, labels, _ = some_images(network, 40)
     norms = []
     for abort_early in (False, True):
-        outcome = attack(network.logits, images, labels, search_steps=1, initial_const=1.0, abort_early=abort_early)
-        norms.append(np.linalg.norm(outcome.images.flatten(1).numpy() - images, axis=1).mean())
-    assert norms[1] < 1.05 * norms[0]
+        outcome = attack(network.logits, images, labels, steps=100, search_steps=1, initial_const=1.0, abort_early=abort_early)
+        assert torch.all(outcome.steps == 100)
+        norms.append(np.linalg.norm(outcome.images.flatten(1).numpy() - images, axis=1))
+    np.testing.assert_array_equal(*norms)
 
 
 @pytest.mark.parametrize(
-    ("steps", "period"), [(3, 3), (10, 10), (25, 25), (40, 10), (45, 15), (100, 10), (101, 101), (1000, 100), (250, 25)]
+    ("steps", "period"), [(3, 3), (10, 10), (25, 25), (40, 20), (45, 45), (100, 20), (101, 101), (1000, 100), (250, 25)]
 )
 def test_periods_divide_a_search_step_evenly(steps: int, period: int) -> None:
     assert carlini_wagner._period(steps) == period
