@@ -33,7 +33,9 @@ QUESTION = "How do banks grow with classes and fingerprints?"
 K, ATTACKS, IMAGES, BATCH = 8, ("a", "b"), 50, 128
 LAYERS = ("first", "second", "third", "fourth")
 LAYOUT = Layout(LAYERS, (0, 512, 1024, 1536, 2048))
-COMMITTEE = CommitteeDetectorParams(kind="committee", draw=60, committees=200, directions=8, shrinkage=0.1, pooling=0.5, seed=0)
+COMMITTEE = CommitteeDetectorParams(
+    kind="committee", layer_weights=None, draw=60, committees=200, directions=8, shrinkage=0.1, pooling=0.5, seed=0
+)
 SAMPLED = 5
 """Classes whose committees are factored, and whose covariances are gathered: the others cost the same."""
 

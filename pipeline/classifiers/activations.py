@@ -19,6 +19,12 @@ LOGITS = "logits"
 """The layer name that stands for the classifier's output."""
 RANKED_LOGITS = "ranked_logits"
 """Stands for the same, each image's logits from the largest to the smallest: how narrowly a class won, whichever came second."""
+LOGIT_MARGINS = "logit_margins"
+"""Stands for the largest logit less each of the others, from the narrowest margin to the widest."""
+ORDERED = (RANKED_LOGITS, LOGIT_MARGINS)
+"""Layers whose first neurons tell most: of these the first are kept, not a random sample."""
+OF_LOGITS = (LOGITS, *ORDERED)
+"""Layer names that are not modules of the network."""
 
 
 Read = Callable[[str, Tensor], Tensor]
@@ -26,7 +32,10 @@ Read = Callable[[str, Tensor], Tensor]
 
 
 def _ranked(layer: str, output: Tensor) -> Tensor:
-    return output.sort(1, descending=True).values if layer == RANKED_LOGITS else output
+    if layer not in ORDERED:
+        return output
+    ranked = output.sort(1, descending=True).values
+    return ranked if layer == RANKED_LOGITS else ranked[:, :1] - ranked[:, 1:]
 
 
 def _whole(layer: str, output: Tensor) -> Tensor:
@@ -40,7 +49,7 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
 
     Args:
         classifier: as it is; its hooks are removed when the block ends.
-        layers: module names inside ``classifier.network``, ``logits``, or ``ranked_logits``.
+        layers: module names inside ``classifier.network``, or any of ``OF_LOGITS``.
         read: what is kept of an output; all of it, where this is left out.
 
     Yields:
@@ -79,7 +88,7 @@ def _first_tensor(output: object) -> Tensor | None:
 
 
 def _module(classifier: Classifier, layer: str) -> nn.Module:
-    if layer in (LOGITS, RANKED_LOGITS):
+    if layer in OF_LOGITS:
         return classifier
     if layer:
         with suppress(AttributeError):
@@ -89,7 +98,7 @@ def _module(classifier: Classifier, layer: str) -> nn.Module:
     top = [name for name in names if "." not in name]
     likely = f"close ones: {', '.join(close)}; " if close else ""
     raise ClassifierError(
-        f"activations.layers: the network has no module {layer!r}, where logits, ranked_logits or a module name was expected "
+        f"activations.layers: the network has no module {layer!r}, where {', '.join(OF_LOGITS)} or a module name was expected "
         f"({likely}at its top: {', '.join(top) or 'none'})."
     )
 
@@ -126,7 +135,7 @@ def layer_sizes(classifier: Classifier, layers: Iterable[str], image_shape: tupl
 
 
 def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal["all"]], seed: int) -> dict[str, npt.NDArray[np.int64]]:
-    """The pool: for each layer a sorted random sample of its neurons, without repetition; of ranked logits the largest.
+    """The pool: for each layer a sorted random sample of its neurons, without repetition; of ``ORDERED`` layers the first.
 
     A layer's sample depends on the seed, its name, its size and the number wanted alone, so a further layer changes no other.
 
@@ -148,7 +157,7 @@ def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal[
             )
         drawn = (
             np.arange(count)
-            if count == size or layer == RANKED_LOGITS
+            if count == size or layer in ORDERED
             else generator(seed, "activations", layer).choice(size, count, replace=False)
         )
         pool[layer] = np.sort(drawn).astype(np.int64)

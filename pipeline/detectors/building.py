@@ -20,7 +20,7 @@ from pipeline.fingerprints.committees import Committees, Factored, factor
 from pipeline.fingerprints.draws import Draws
 from pipeline.fingerprints.features import CLEAN, POOLED, Features, Layout, group_name
 from pipeline.fingerprints.joint import PooledMoments
-from pipeline.fingerprints.sampling import distinct, sample_block
+from pipeline.fingerprints.sampling import distinct, distinct_by_layer, sample_block
 from pipeline.fingerprints.selection import select
 from pipeline.params.detectors import CommitteeDetectorParams, DetectorParams, FingerprintDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
@@ -95,9 +95,11 @@ def factor_group(
         WhorlError: no clean image, or no successful attack, is known of the group.
     """
     prints, label = bank.groups[group], group_class(group)
-    members = distinct(
-        generator(params.seed, "committees", group).random((params.committees, params.draw)), np.full(params.committees, len(prints))
-    )
+    uniform = generator(params.seed, "committees", group).random((params.committees, params.draw))
+    if (weights := params.layer_weights) is None:
+        members = distinct(uniform, np.full(params.committees, len(prints)))
+    else:
+        members = distinct_by_layer(uniform, prints.layer, np.array([weights.get(layer, 0.0) for layer in bank.layout.layers]))
     if label is not None:
         attacked = {name: moments.leaning(clean) for name, moments in attacked.items()}
     of_clean, *of_attacked = (moments.committees(prints.indices, members, label) for moments in (clean, *attacked.values()))

@@ -56,6 +56,55 @@ def _follow(taken: npt.NDArray[np.bool_], earlier: npt.NDArray[np.int64]) -> npt
     return taken
 
 
+def apportion(count: int, sizes: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """How many of ``count`` each layer gives, in proportion to the weights as far as it has so many (Sainte-Lague's method).
+
+    A small layer gives all that it has and the others the rest. A layer without weight gives only where all others are empty.
+
+    Args:
+        count: at most the sum of the sizes.
+        sizes: (L,) how many each layer has.
+        weights: (L,) at least 0.
+
+    Returns:
+        (L,) int64, adding up to ``count``, each at most its size.
+
+    Raises:
+        ValueError: there are fewer than ``count``.
+    """
+    if count > sizes.sum():
+        raise ValueError(f"{count} cannot be drawn from layers of {sizes.tolist()}")
+    given = np.zeros(len(sizes), np.int64)
+    for _ in range(count):
+        claims = np.where(weights > 0, weights, np.finfo(np.float64).tiny) / (2 * given + 1)
+        given[np.where(given < sizes, claims, -1.0).argmax()] += 1
+    return given
+
+
+def distinct_by_layer(
+    uniform: npt.NDArray[np.floating], layer: npt.NDArray[np.int16], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Uniform draws without replacement from every layer, one set a row, as many from each as ``apportion`` says.
+
+    Args:
+        uniform: (N, m) draws in [0, 1).
+        layer: (F,) positions in the weights, the layers of the F fingerprints to draw from.
+        weights: (L,) at least 0.
+
+    Returns:
+        (N, m) int64 rows of ``layer``, different inside a row, layer after layer.
+
+    Raises:
+        ValueError: there are fewer than m fingerprints.
+    """
+    given = apportion(uniform.shape[1], np.bincount(layer, minlength=len(weights)), weights)
+    parts = np.split(uniform, np.cumsum(given)[:-1], axis=1)
+    of_layer = [np.flatnonzero(layer == number) for number in range(len(weights))]
+    return np.concatenate(
+        [rows[distinct(part, np.full(len(part), len(rows)))] for rows, part in zip(of_layer, parts, strict=True) if part.shape[1]], axis=1
+    )
+
+
 def sample_index_sets(
     rng: np.random.Generator, layout: Layout, k: int | Mapping[str, int], count: int, layer_weights: Mapping[str, float]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16]]:

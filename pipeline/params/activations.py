@@ -10,6 +10,7 @@ class ActivationParams(Section):
 
     layers: dict[str, Positive | Literal["all"]]
     """Module name to how many of its neurons, drawn once at random, are kept. ``logits`` stands for the output, ``ranked_logits`` for the
-    output from its largest number to its smallest, of which the largest are kept."""
+    output from its largest number to its smallest, ``logit_margins`` for the largest less each of the others; of these two the first
+    are kept."""
     seed: Seed
     batch_size: Positive

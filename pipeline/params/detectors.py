@@ -22,6 +22,9 @@ class CommitteeDetectorParams(Section):
     kind: Literal["committee"]
     draw: Positive
     """Fingerprints of a committee (m)."""
+    layer_weights: dict[str, Annotated[float, Field(ge=0)]] | None
+    """Layer to its share of a committee, as far as the bank has so many fingerprints of it; without any (null), the bank's own shares. A
+    layer with a weight above 0 and few fingerprints, such as ``logit_margins``, then has all of them in every committee."""
     committees: Positive
     """Committees a class (T)."""
     directions: Positive
@@ -32,6 +35,12 @@ class CommitteeDetectorParams(Section):
     """Share of the mean of all covariances, clean and attacked, in each; with 1 the ratio is linear, in a single direction."""
     seed: Seed
     """Of the draw of the committees."""
+
+    @model_validator(mode="after")
+    def _layers_drawn(self) -> Self:
+        if self.layer_weights is not None and not any(self.layer_weights.values()):
+            raise ValueError("layer_weights gives no layer a weight, where at least one above 0 was expected")
+        return self
 
     @model_validator(mode="after")
     def _directions_exist(self) -> Self:

@@ -25,7 +25,7 @@ class FingerprintParams(Section):
     @model_validator(mode="after")
     def _usable(self) -> Self:
         if not any(self.layer_weights.values()):
-            raise ValueError("layer_weights gives no layer a weight above 0")
+            raise ValueError("layer_weights gives no layer a weight, where at least one above 0 was expected")
         drawn = [layer for layer, weight in self.layer_weights.items() if weight]
         if isinstance(self.k, dict):
             if missing := [layer for layer in drawn if layer not in self.k]:

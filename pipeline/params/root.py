@@ -52,6 +52,7 @@ class Params(Section):
             *_split_problems(self),
             *_channel_problems(self),
             *_fingerprint_problems(self),
+            *_committee_problems(self),
             *_name_problems(self),
             *_study_problems(self),
             *_draw_problems(self),
@@ -128,6 +129,19 @@ def _fingerprint_problems(params: Params) -> list[str]:
                 f"of activations.layers.{layer} were expected"
             )
     return problems
+
+
+def _committee_problems(params: Params) -> list[str]:
+    weights = {
+        name: detector.layer_weights or {} for name, detector in params.detectors.items() if isinstance(detector, CommitteeDetectorParams)
+    }
+    return [
+        f"detectors.{name}.layer_weights: {layer!r} is not kept, where one of activations.layers, {sorted(params.activations.layers)}, "
+        "was expected"
+        for name, layers in weights.items()
+        for layer in layers
+        if layer not in params.activations.layers
+    ]
 
 
 def _name_problems(params: Params) -> list[str]:

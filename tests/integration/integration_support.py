@@ -40,7 +40,16 @@ SMALL: dict[str, Any] = {
     "selection.effect_size": 0.5,
     "selection.min_fingerprints": 30,
     "detectors": {
-        "joint": {"kind": "committee", "draw": 20, "committees": 20, "directions": 10, "shrinkage": 0.1, "pooling": 0.2, "seed": 0},
+        "joint": {
+            "kind": "committee",
+            "layer_weights": None,
+            "draw": 20,
+            "committees": 20,
+            "directions": 10,
+            "shrinkage": 0.1,
+            "pooling": 0.2,
+            "seed": 0,
+        },
         "likelihood_ratio": {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20},
         "anomaly": {"kind": "fingerprint", "statistic": "anomaly", "draw": 20},
     },

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 STUDY = paths.study("fingerprints")
 DETECTOR = {
     "kind": "committee",
+    "layer_weights": None,
     "draw": 12,
     "committees": 40,
     "directions": 4,

@@ -88,12 +88,12 @@ def test_sizing_leaves_the_classifier_as_it_was(mode: bool) -> None:
     [
         (
             "layer4",
-            r"no module 'layer4', where logits, ranked_logits or a module name was expected \(close ones: .*layer3.*top: stem, layer1",
+            r"no module 'layer4', where logits, .*logit_margins or a module name was expected \(close ones: .*layer3.*top: stem, layer1",
         ),
         ("", r"no module ''"),
         (
             "qqqq",
-            r"no module 'qqqq', where logits, ranked_logits or a module name was expected \(at its top: stem, layer1, layer2, layer3, fc\)",
+            r"no module .qqqq., where logits, .*logit_margins or a module name was expected \(at its top: stem, layer1, layer2, layer3, fc\)",
         ),
     ],
 )
@@ -218,6 +218,17 @@ def test_ranked_logits_are_the_logits_in_order() -> None:
     logits, neurons = activations(classifier, to_float(images(6)), pool)
     np.testing.assert_array_equal(neurons[:, :4], -np.sort(-logits, axis=1)[:, :4])
     np.testing.assert_array_equal(neurons[:, 4:], logits)
+
+
+def test_logit_margins_are_the_largest_logit_less_each_of_the_others() -> None:
+    classifier, layers = resnet(), {"logit_margins": 3, "logits": "all"}
+    sizes = layer_sizes(classifier, list(layers), (1, 8, 8))
+    pool = choose_neurons(sizes, layers, 0)  # type: ignore[arg-type]
+    assert sizes["logit_margins"] == sizes["logits"] - 1 and pool["logit_margins"].tolist() == [0, 1, 2], "the narrowest, whatever the seed"
+    logits, neurons = activations(classifier, to_float(images(6)), pool)
+    falling = -np.sort(-logits, axis=1)
+    np.testing.assert_array_equal(neurons[:, :3], falling[:, :1] - falling[:, 1:4])
+    np.testing.assert_array_equal(neurons[:, 3:], logits)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

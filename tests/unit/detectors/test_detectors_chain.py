@@ -93,7 +93,9 @@ def made() -> Made:
     return Made(fit, calibrate, test, fitted_bank(fit), group_classes(fit[CLEAN].predicted, CLASSES, 600, 0.05))
 
 
-COMMITTEE = CommitteeDetectorParams(kind="committee", draw=20, committees=50, directions=4, shrinkage=0.1, pooling=0.5, seed=0)
+COMMITTEE = CommitteeDetectorParams(
+    kind="committee", layer_weights=None, draw=20, committees=50, directions=4, shrinkage=0.1, pooling=0.5, seed=0
+)
 
 
 def stream(fit: dict[str, Features]) -> Stream:
@@ -185,6 +187,14 @@ def test_a_committee_s_members_are_of_the_predicted_class_s_group(made: Made) ->
     assert all(len(set(row)) == COMMITTEE.draw for row in members.tolist())
     for label in range(3):  # six hundred images, so nearly every one of fifty committees is met
         assert len(set(which[test.predicted == label].tolist())) > 30
+
+
+def test_a_committee_has_of_every_layer_what_its_weights_say(made: Made) -> None:
+    params = COMMITTEE.model_copy(update={"layer_weights": {"early": 1.0, "late": 3.0}})
+    found = build_detector(stream(made.fit), made.bank, params, ATTACKS)
+    assert isinstance(found, CommitteeDetector)
+    layers = made.bank.fingerprints.layer[found.committees.members]
+    assert {tuple(np.bincount(row, minlength=2)) for row in layers} == {(5, 15)}
 
 
 def test_calibrating_reads_clean_images_alone_and_fixes_the_groups_from_fit(made: Made) -> None:

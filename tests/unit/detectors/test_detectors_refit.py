@@ -21,7 +21,9 @@ LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 12, 24)), 2, ("fgsm", "
 SELECTION = SelectionParams(
     effect_size=0.1, false_discovery_rate=0.2, prefer="random", bank_size=40, min_clean=10, min_attacked=10, min_fingerprints=8
 )
-COMMITTEE = CommitteeDetectorParams(kind="committee", draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, seed=0)
+COMMITTEE = CommitteeDetectorParams(
+    kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, seed=0
+)
 RATIO = FingerprintDetectorParams(kind="fingerprint", statistic="likelihood_ratio", draw=5)
 SPLITS = ("fit", "tune", "calibrate", "test")
 

@@ -11,7 +11,16 @@ CONFIG = {"architecture": "cifar_resnet20", "factory": None, "factory_version": 
 
 
 SINGLE = {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20}
-JOINT = {"kind": "committee", "draw": 60, "committees": 50, "directions": 20, "shrinkage": 0.1, "pooling": 0.0, "seed": 0}
+JOINT = {
+    "kind": "committee",
+    "layer_weights": None,
+    "draw": 60,
+    "committees": 50,
+    "directions": 20,
+    "shrinkage": 0.1,
+    "pooling": 0.0,
+    "seed": 0,
+}
 
 
 def _card(draws: str, detector: dict[str, Any]) -> str:

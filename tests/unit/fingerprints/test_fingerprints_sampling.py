@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from pipeline.errors import ParamsError
-from pipeline.fingerprints.sampling import distinct, sample_index_sets
+from pipeline.fingerprints.sampling import apportion, distinct, distinct_by_layer, sample_index_sets
 from pipeline.fingerprints.scores import fingerprint_scores
 
 
@@ -49,6 +49,46 @@ def test_every_subset_is_equally_likely() -> None:
 def test_more_than_there_are_cannot_be_drawn() -> None:
     with pytest.raises(ValueError, match="4 different numbers cannot be drawn from 3"):
         distinct(np.zeros((2, 4)), np.array([5, 3]))
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes", "weights", "given_out"),
+    [
+        (12, (100, 100, 100), (1.0, 1.0, 1.0), (4, 4, 4)),
+        (12, (100, 100, 100), (1.0, 2.0, 3.0), (2, 4, 6)),
+        (12, (100, 100, 3), (1.0, 1.0, 1.0), (5, 4, 3)),
+        (12, (100, 0, 3), (1.0, 1.0, 8.0), (9, 0, 3)),
+        (12, (5, 100, 3), (1.0, 0.0, 1.0), (5, 4, 3)),
+        (7, (4, 0, 3), (1.0, 1.0, 1.0), (4, 0, 3)),
+    ],
+    ids=["equal", "in proportion", "a small layer gives all", "an empty one nothing", "one without weight the rest", "all"],
+)
+def test_layers_give_in_proportion_as_far_as_they_have(
+    count: int, sizes: tuple[int, ...], weights: tuple[float, ...], given_out: tuple[int, ...]
+) -> None:
+    assert tuple(apportion(count, np.array(sizes), np.array(weights))) == given_out
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), min_size=1, max_size=6), st.integers(0, 40))
+def test_what_is_given_adds_up_and_none_gives_more_than_it_has(layers: list[tuple[int, float]], wanted: int) -> None:
+    sizes, weights = np.array([size for size, _ in layers]), np.array([weight for _, weight in layers])
+    count = min(wanted, int(sizes.sum()))
+    given_out = apportion(count, sizes, weights)
+    assert given_out.sum() == count and (given_out <= sizes).all() and (given_out >= 0).all()
+    rich = (weights > 0) & (given_out < sizes)
+    if rich.any():
+        assert not given_out[weights == 0].any(), "one without weight gives only where all others are empty"
+
+
+def test_sets_by_layer_are_distinct_and_uniform_within_each() -> None:
+    layer, weights = np.array([0, 1, 0, 1, 1, 0, 2], np.int16), np.array([2.0, 1.0, 1.0])
+    drawn = distinct_by_layer(np.random.default_rng(0).random((30_000, 4)), layer, weights)
+    assert layer[drawn].tolist() == [[0, 0, 1, 2]] * len(drawn)
+    pairs, counts = np.unique(np.sort(drawn[:, :2], axis=1), axis=0, return_counts=True)
+    assert pairs.tolist() == [[0, 2], [0, 5], [2, 5]] and chisquare(counts).pvalue > 0.001
+    assert chisquare(np.bincount(drawn[:, 2])[[1, 3, 4]]).pvalue > 0.001
+    with pytest.raises(ValueError, match=r"8 cannot be drawn from layers of \[3, 3, 1\]"):
+        distinct_by_layer(np.zeros((1, 8)), layer, weights)
 
 
 def test_index_sets_lie_in_their_layer_and_follow_the_weights() -> None:

@@ -37,7 +37,9 @@ from pipeline.params.root import load_params
 CLASSES, SIDE, HIDDEN = 3, 6, 40
 LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
 POOL = {"hidden": np.arange(HIDDEN), "logits": np.arange(CLASSES)}
-PARAMS = CommitteeDetectorParams(kind="committee", draw=6, committees=16, directions=3, shrinkage=0.1, pooling=0.5, seed=0)
+PARAMS = CommitteeDetectorParams(
+    kind="committee", layer_weights=None, draw=6, committees=16, directions=3, shrinkage=0.1, pooling=0.5, seed=0
+)
 FINGERPRINTS = FingerprintParams(
     seed=0, k=2, layer_weights={"hidden": 1.0, "logits": 0.2}, candidates=200, block=100, fit_attacks=("sign",)
 )

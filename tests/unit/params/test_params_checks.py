@@ -106,6 +106,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         lambda c: c["fingerprints"]["layer_weights"].pop("layer1"),
         ("fingerprints.layer_weights", "layer1", "0 leaves it out"),
     ),
+    "committee's weight for a layer that is not kept": (
+        _set("detectors.joint.layer_weights", {"layer1": 1.0, "stem": 1.0}),
+        ("detectors.joint.layer_weights", "stem"),
+    ),
+    "committee without any layer": (
+        _set("detectors.joint.layer_weights", {"layer1": 0.0}),
+        ("detectors.joint", "layer_weights gives no layer"),
+    ),
     "weight for a layer that is not kept": (_set("fingerprints.layer_weights.stem", 1.0), ("fingerprints.layer_weights", "stem")),
     "fitted on an attack that is none": (_set("fingerprints.fit_attacks", ["cw"]), ("fingerprints.fit_attacks", "cw")),
     "published detector that is none": (_set("publish.detector", "oracle"), ("publish.detector", "oracle")),
