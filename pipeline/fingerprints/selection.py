@@ -109,7 +109,7 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
         p_value[tested] = welch_p_values(some_clean, some_attacked, independent_images(candidates, fit_attacks))
         fate[tested[np.abs(effect[tested]) < params.effect_size]] = "small_effect"
         fate[tested[false_discovery_control(p_value[tested]) > params.false_discovery_rate]] = "not_significant"
-    fate[_surplus(np.flatnonzero(fate == "kept"), effect, params, rng)] = "surplus"
+    fate[_surplus(np.flatnonzero(fate == "kept"), candidates.indices, effect, params, rng)] = "surplus"
     if candidates.group == POOLED:
         fate[_next_best(fate, effect, params)] = "kept_below_cut"
     kept = np.flatnonzero(np.char.startswith(fate, "kept"))
@@ -146,7 +146,39 @@ def _next_best(fate: npt.NDArray[np.str_], effect: npt.NDArray[np.float64], para
 
 
 def _surplus(
-    passed: npt.NDArray[np.intp], effect: npt.NDArray[np.float64], params: SelectionParams, rng: np.random.Generator
+    passed: npt.NDArray[np.intp],
+    indices: npt.NDArray[np.int32],
+    effect: npt.NDArray[np.float64],
+    params: SelectionParams,
+    rng: np.random.Generator,
 ) -> npt.NDArray[np.intp]:
-    order = rng.permutation(passed) if params.prefer == "random" else passed[np.argsort(-np.abs(effect[passed]), kind="stable")]
-    return order[params.bank_size :]
+    sizes, count = np.abs(effect[passed]), min(params.bank_size, len(passed))
+    if params.prefer == "random":
+        kept = rng.permutation(len(passed))[:count]
+    elif params.prefer == "largest_effect":
+        kept = np.argsort(-sizes, kind="stable")[:count]
+    else:
+        kept = diverse(indices[passed], sizes, count)
+    return np.delete(passed, kept)
+
+
+def diverse(indices: npt.NDArray[np.int32], effect: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """A choice that weighs the effect against repetition, one candidate after the other.
+
+    Next is the one with the largest effect divided by one plus how often, on average, its neurons stand in those chosen before:
+    fingerprints that share neurons tell the same, and who knows one of them knows something of the others.
+
+    Args:
+        indices: (F, k) columns of the neurons.
+        effect: (F,) at least 0.
+        count: at most F.
+
+    Returns:
+        (count,) rows, in the order of the choice.
+    """
+    used, chosen, worth = np.zeros(int(indices.max(initial=0)) + 1), np.empty(count, np.intp), effect.copy()
+    for place in range(count):
+        chosen[place] = best = int((worth / (1 + used[indices].mean(axis=1))).argmax())
+        worth[best] = -1.0
+        np.add.at(used, indices[best], 1)
+    return chosen

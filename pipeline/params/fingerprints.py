@@ -47,8 +47,9 @@ class SelectionParams(Section):
     """The least |Cohen's d| between clean and attacked scores."""
     false_discovery_rate: Annotated[float, Field(gt=0, le=1)]
     """Benjamini-Hochberg level over a class's candidates (Welch's t-test)."""
-    prefer: Literal["random", "largest_effect"]
-    """Which of the candidates that pass are kept where there are more than ``bank_size``."""
+    prefer: Literal["random", "largest_effect", "diverse"]
+    """Which of the candidates that pass are kept where there are more than ``bank_size``; ``diverse`` weighs the effect against neurons
+    that stand in other fingerprints already."""
     bank_size: Positive
     """Fingerprints kept a class."""
     min_clean: Annotated[int, Field(ge=2)]

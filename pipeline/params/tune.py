@@ -38,7 +38,7 @@ class SpaceParams(Section):
     shrinkage: ShareBounds
     pooling: Unique[Share]
     effect_size: EffectBounds
-    prefer: Unique[Literal["random", "largest_effect"]]
+    prefer: Unique[Literal["random", "largest_effect", "diverse"]]
 
 
 class TuneParams(Section):

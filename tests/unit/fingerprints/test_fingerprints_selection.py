@@ -8,7 +8,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 from pipeline.errors import WhorlError
 from pipeline.fingerprints.candidates import CandidateBlock
 from pipeline.fingerprints.moments import Moments
-from pipeline.fingerprints.selection import Selected, cohens_d, independent_images, select, welch_p_values
+from pipeline.fingerprints.selection import Selected, cohens_d, diverse, independent_images, select, welch_p_values
 from pipeline.params.fingerprints import SelectionParams
 
 
@@ -91,7 +91,27 @@ def test_the_same_set_again_is_kept_once() -> None:
     assert selected.reasons == {"duplicate": 2, "kept": 2}
 
 
-@pytest.mark.parametrize("prefer", ["random", "largest_effect"])
+def test_a_diverse_choice_is_greedy_and_shares_few_neurons() -> None:
+    rng = np.random.default_rng(3)
+    indices = np.array([rng.choice(30, 4, replace=False) for _ in range(80)], np.int32)
+    effect = rng.uniform(0.5, 1.0, 80)
+    chosen = diverse(indices, effect, 20)
+    taken: list[int] = []
+    for place in chosen:  # the sum by hand, over the sets chosen before
+        worth = [
+            -1.0
+            if row in taken
+            else effect[row] / (1 + np.mean([sum(neuron in indices[other] for other in taken) for neuron in indices[row]]))
+            for row in range(80)
+        ]
+        assert place == int(np.argmax(worth))
+        taken.append(int(place))
+    most = np.argsort(-effect)[:20]
+    shares = [np.bincount(indices[rows].ravel(), minlength=30).std() for rows in (chosen, most)]
+    assert len(set(taken)) == 20 and shares[0] < shares[1] / 2
+
+
+@pytest.mark.parametrize("prefer", ["random", "largest_effect", "diverse"])
 def test_a_full_bank_keeps_those_that_are_preferred(prefer: str) -> None:
     clean, attacked = raw(np.random.default_rng(5), np.linspace(3, 6, 40) * np.tile([1, -1], 20))
     block = block_of(clean, pgd=attacked)
@@ -100,10 +120,10 @@ def test_a_full_bank_keeps_those_that_are_preferred(prefer: str) -> None:
     assert selected.reasons == {"kept": 10, "surplus": 30}
     assert positions(selected) == positions(again) == sorted(positions(selected))
     effect = np.abs(cohens_d(block.clean, block.attacked["pgd"]))
-    if prefer == "largest_effect":
-        assert positions(selected) == sorted(np.argsort(-effect)[:10].tolist()) == positions(other)
-    else:
+    if prefer == "random":
         assert positions(selected) != positions(other)
+    else:  # no two of these sets share a neuron, so the most diverse are the largest
+        assert positions(selected) == sorted(np.argsort(-effect)[:10].tolist()) == positions(other)
 
 
 def test_only_the_attacks_that_are_fitted_count() -> None:
