@@ -12,7 +12,7 @@ from pipeline.artifacts.files import read_arrays
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import stage_run
 from pipeline.artifacts.signature import code_digest, signature
-from pipeline.artifacts.store import ShardOutput, ShardStore
+from pipeline.artifacts.store import ARRAYS, ShardOutput, ShardStore
 from pipeline.detectors.base import Detector
 from pipeline.detectors.building import calibrate, factor_group, pooled_moments
 from pipeline.detectors.committee import CommitteeDetector
@@ -26,7 +26,6 @@ from pipeline.params.root import load
 from pipeline.random import ImageRandom
 
 SECTIONS = ("detectors.{item}", "calibration")
-STORED = "arrays.safetensors"
 
 
 def main(name: str) -> None:
@@ -66,7 +65,7 @@ def fit_committees(name: str, bank: Bank, params: CommitteeDetectorParams, featu
     ]
     with moments.locked(), groups.locked():
         shard_map(partial(shard_moments, Path.cwd()), sources, moments, title=f"detector {name}: images")
-        known = {task.name: moments.read(task.name, task.signature)[0] / STORED for task in sources}
+        known = {task.name: moments.read(task.name, task.signature)[0] / ARRAYS for task in sources}
         inputs = {**{task.name: task.signature for task in sources}, **{file: artifact.sha256(file) for file in artifact.files}}
         plain = params.model_dump(mode="json")
         tasks = [
@@ -75,7 +74,7 @@ def fit_committees(name: str, bank: Bank, params: CommitteeDetectorParams, featu
         ]
         build = partial(shard_committees, Path.cwd(), {source: path.resolve() for source, path in known.items()}, params)
         shard_map(build, tasks, groups, title=f"detector {name}: committees")
-        factored = [read_arrays(groups.read(task.name, task.signature)[0] / STORED) for task in tasks]
+        factored = [read_arrays(groups.read(task.name, task.signature)[0] / ARRAYS) for task in tasks]
         moments.keep(task.signature for task in sources)
         groups.keep(task.signature for task in tasks)
     return Committees.join([(arrays.pop("members"), Factored(**arrays)) for arrays in factored], bank.starts, attacks)

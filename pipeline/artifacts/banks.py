@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.artifacts.files import read_arrays, write_arrays, write_json
 from pipeline.artifacts.manifest import Artifact, open_artifact, seal
+from pipeline.artifacts.store import ARRAYS as SHARD_ARRAYS
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.selection import Selected
@@ -25,7 +26,7 @@ def selected_output(selected: Selected) -> ShardOutput:
 def read_selected(store: ShardStore, name: str, signature: str) -> Selected:
     """The selection that a worker wrote."""
     folder, about = store.read(name, signature)
-    arrays = read_arrays(folder / "arrays.safetensors")
+    arrays = read_arrays(folder / SHARD_ARRAYS)
     p_value = arrays.pop("p_value")
     return Selected(about["group"], Fingerprints(**arrays), p_value, about["clean"], about["attacked"], about["reasons"])
 

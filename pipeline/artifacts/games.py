@@ -16,7 +16,7 @@ from pipeline.artifacts.classifiers import read_classifier
 from pipeline.artifacts.detectors import read_detector
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import read_arrays
-from pipeline.artifacts.store import ShardOutput, ShardStore
+from pipeline.artifacts.store import ARRAYS, ShardOutput, ShardStore
 from pipeline.classifiers.model import Classifier, freeze
 from pipeline.detectors.committee import CommitteeDetector
 from pipeline.evaluation.game import Play
@@ -110,7 +110,7 @@ class Arena:
     def _read(self, name: str) -> CommitteeDetector:
         if name != OWN:
             folder, about = self.store.read(name, self.made[name])
-            return detector_from(read_arrays(folder / "arrays.safetensors"), about)
+            return detector_from(read_arrays(folder / ARRAYS), about)
         detector = read_detector(self.root / paths.detector(self.game.detector), self.root / paths.BANK).detector
         assert isinstance(detector, CommitteeDetector)
         return detector

@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+_MISSING = "this key is missing, where a value was expected (the presets show one, of an attack docs/attacks.md)."
+
 
 def sentences(path: Path, content: Any, error: ValidationError, prefix: str = "") -> Iterator[str]:
     """One sentence a problem: ``params.yaml: splits.origins.digits: the shares add up to 0.9, where 1 was expected.``
@@ -43,7 +45,7 @@ def _lines(where: str, detail: ErrorDetails) -> Iterator[str]:
         case "extra_forbidden":
             yield f"{where}: this key is unknown (its value is {value}), where only the keys of the presets were expected."
         case "missing":
-            yield f"{where}: this key is missing, where a value was expected (the presets show one, of an attack docs/attacks.md)."
+            yield f"{where}: {_MISSING}"
         case "value_error":
             for line in str(detail["ctx"]["error"]).splitlines():
                 yield f"{where}: {line}."
@@ -53,7 +55,7 @@ def _lines(where: str, detail: ErrorDetails) -> Iterator[str]:
             yield f"{where}.{key}: the value is {found!r}, where one of {context['expected_tags']} was expected."
         case "union_tag_not_found":
             key = str(detail["ctx"]["discriminator"]).strip("'")
-            yield f"{where}.{key}: this key is missing, where a value was expected (the presets show one, of an attack docs/attacks.md)."
+            yield f"{where}.{key}: {_MISSING}"
         case _:
             message = (detail["msg"][0].lower() + detail["msg"][1:]).removeprefix("input should be ")
             expected = f"a value {message}" if message.startswith(("greater", "less")) else message
