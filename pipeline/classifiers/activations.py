@@ -20,27 +20,51 @@ LOGITS = "logits"
 RANKED_LOGITS = "ranked_logits"
 """Stands for the same, each image's logits from the largest to the smallest: how narrowly a class won, whichever came second."""
 LOGIT_MARGINS = "logit_margins"
-"""Stands for the largest logit less each of the others, from the narrowest margin to the widest."""
+"""Stands for the logarithm of the largest logit less each of the others, from the narrowest margin to the widest. Attacks that stop at the
+boundary leave margins of a hundredth; only on a logarithm's scale are those and the clean ones' both near a Gaussian."""
+NARROWEST = 0.01
+"""Added to a margin before its logarithm: two equal logits have a margin of 0."""
 ORDERED = (RANKED_LOGITS, LOGIT_MARGINS)
 """Layers whose first neurons tell most: of these the first are kept, not a random sample."""
 OF_LOGITS = (LOGITS, *ORDERED)
 """Layer names that are not modules of the network."""
+MEAN, ROUGHNESS = "mean", "roughness"
+STATISTICS = (MEAN, ROUGHNESS)
+"""What ``MODULE.mean`` and ``MODULE.roughness`` keep of a module's maps: a number a channel (see ``_statistic``)."""
 
 
 Read = Callable[[str, Tensor], Tensor]
-"""(layer, its output (N, ...)) to what is kept of it, (N, neurons): a copy, lest a later in-place operation change it."""
+"""(layer, its neurons (N, ...)) to what is kept of them, (N, kept): a copy, lest a later in-place operation change it."""
 
 
-def _ranked(layer: str, output: Tensor) -> Tensor:
+def _neurons(layer: str, output: Tensor, statistic: str | None) -> Tensor:
+    """The layer's neurons, (N, ...), of what its module put out."""
+    if statistic:
+        return _statistic(layer, output, statistic)
     if layer not in ORDERED:
         return output
     ranked = output.sort(1, descending=True).values
-    return ranked if layer == RANKED_LOGITS else ranked[:, :1] - ranked[:, 1:]
+    return ranked if layer == RANKED_LOGITS else (ranked[:, :1] - ranked[:, 1:] + NARROWEST).log()
 
 
-def _whole(layer: str, output: Tensor) -> Tensor:
-    flat = _ranked(layer, output).flatten(1)
-    return flat.clone() if flat.data_ptr() == output.data_ptr() else flat
+def _statistic(layer: str, output: Tensor, statistic: str) -> Tensor:
+    """A number a channel, (N, C): of maps (N, C, H, W) the mean, or the mean absolute difference of horizontal neighbours, which a
+    perturbation of single pixels raises all over an image; of tokens (N, T, C) the mean.
+
+    Raises:
+        ClassifierError: the output has another shape.
+    """
+    if statistic == MEAN and output.ndim in (3, 4):
+        return output.mean((2, 3) if output.ndim == 4 else 1)
+    if statistic == ROUGHNESS and output.ndim == 4 and output.shape[3] > 1:
+        return (output[..., 1:] - output[..., :-1]).abs().mean((2, 3))
+    expected = "maps (N, C, H, W)" + (" or tokens (N, T, C)" if statistic == MEAN else " with more than one column")
+    raise ClassifierError(f"activations.layers.{layer}: its module puts out shape {tuple(output.shape)}, where {expected} were expected.")
+
+
+def _whole(_layer: str, neurons: Tensor) -> Tensor:
+    flat = neurons.flatten(1)
+    return flat.clone() if flat.data_ptr() == neurons.data_ptr() else flat
 
 
 @contextmanager
@@ -49,7 +73,7 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
 
     Args:
         classifier: as it is; its hooks are removed when the block ends.
-        layers: module names inside ``classifier.network``, or any of ``OF_LOGITS``.
+        layers: module names inside ``classifier.network``, such names with one of ``STATISTICS`` behind a dot, or any of ``OF_LOGITS``.
         read: what is kept of an output; all of it, where this is left out.
 
     Yields:
@@ -64,19 +88,20 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
     handles: list[RemovableHandle] = []
     try:
         for layer in layers:
-            handles.append(_module(classifier, layer).register_forward_hook(_recorder(found, layer, read)))
+            module, statistic = _module(classifier, layer)
+            handles.append(module.register_forward_hook(_recorder(found, layer, statistic, read)))
         yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _recorder(found: dict[str, Tensor], layer: str, read: Read) -> Any:
+def _recorder(found: dict[str, Tensor], layer: str, statistic: str | None, read: Read) -> Any:
     def record(_module: nn.Module, _inputs: object, output: object) -> None:
         tensor = _first_tensor(output)
         if tensor is None or tensor.ndim < 2:
             raise ClassifierError(f"activations.layers.{layer}: puts out {type(output).__name__}, where a tensor (N, ...) was expected.")
-        found[layer] = read(layer, tensor)
+        found[layer] = read(layer, _neurons(layer, tensor, statistic))
 
     return record
 
@@ -87,18 +112,25 @@ def _first_tensor(output: object) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def _module(classifier: Classifier, layer: str) -> nn.Module:
+def _module(classifier: Classifier, layer: str) -> tuple[nn.Module, str | None]:
+    """The module that a layer reads, and the statistic of it, if any."""
     if layer in OF_LOGITS:
-        return classifier
+        return classifier, None
     if layer:
         with suppress(AttributeError):
-            return classifier.network.get_submodule(layer)
+            return classifier.network.get_submodule(layer), None
+    name, _, statistic = layer.rpartition(".")
+    if name and statistic in STATISTICS:
+        module, another = _module(classifier, name)
+        if another is None:
+            return module, statistic
     names = [name for name, _ in classifier.network.named_modules() if name]
     close = get_close_matches(layer, names, n=5)
     top = [name for name in names if "." not in name]
     likely = f"close ones: {', '.join(close)}; " if close else ""
     raise ClassifierError(
-        f"activations.layers: the network has no module {layer!r}, where {', '.join(OF_LOGITS)} or a module name was expected "
+        f"activations.layers: the network has no module {layer!r}, where {', '.join(OF_LOGITS)} or a module name "
+        f"(also with .{' or .'.join(STATISTICS)} behind it) was expected "
         f"({likely}at its top: {', '.join(top) or 'none'})."
     )
 
@@ -167,9 +199,9 @@ def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal[
 def pooled(pool: Mapping[str, npt.NDArray[np.int64]]) -> Read:
     """Keeps the pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else."""
 
-    def read(layer: str, output: Tensor) -> Tensor:
-        flat, places = _as_it_lies(_ranked(layer, output), pool[layer])
-        return flat.index_select(1, torch.from_numpy(places).to(output.device))
+    def read(layer: str, neurons: Tensor) -> Tensor:
+        flat, places = _as_it_lies(neurons, pool[layer])
+        return flat.index_select(1, torch.from_numpy(places).to(neurons.device))
 
     return read
 

@@ -88,12 +88,12 @@ def test_sizing_leaves_the_classifier_as_it_was(mode: bool) -> None:
     [
         (
             "layer4",
-            r"no module 'layer4', where logits, .*logit_margins or a module name was expected \(close ones: .*layer3.*top: stem, layer1",
+            r"no module 'layer4', where .* or a module name .*was expected \(close ones: .*layer3.*top: stem, layer1",
         ),
         ("", r"no module ''"),
         (
             "qqqq",
-            r"no module .qqqq., where logits, .*logit_margins or a module name was expected \(at its top: stem, layer1, layer2, layer3, fc",
+            r"no module .qqqq., where .* or a module name .*was expected \(at its top: stem, layer1, layer2, layer3, fc",
         ),
     ],
 )
@@ -220,14 +220,14 @@ def test_ranked_logits_are_the_logits_in_order() -> None:
     np.testing.assert_array_equal(neurons[:, 4:], logits)
 
 
-def test_logit_margins_are_the_largest_logit_less_each_of_the_others() -> None:
+def test_logit_margins_are_logarithms_of_the_largest_logit_less_each_of_the_others() -> None:
     classifier, layers = resnet(), {"logit_margins": 3, "logits": "all"}
     sizes = layer_sizes(classifier, list(layers), (1, 8, 8))
     pool = choose_neurons(sizes, layers, 0)  # type: ignore[arg-type]
     assert sizes["logit_margins"] == sizes["logits"] - 1 and pool["logit_margins"].tolist() == [0, 1, 2], "the narrowest, whatever the seed"
     logits, neurons = activations(classifier, to_float(images(6)), pool)
     falling = -np.sort(-logits, axis=1)
-    np.testing.assert_array_equal(neurons[:, :3], falling[:, :1] - falling[:, 1:4])
+    np.testing.assert_allclose(neurons[:, :3], np.log(falling[:, :1] - falling[:, 1:4] + 0.01), rtol=1e-5)
     np.testing.assert_array_equal(neurons[:, 3:], logits)
 
 
@@ -244,3 +244,54 @@ def test_what_is_picked_is_what_the_whole_layer_has_there(layout: torch.memory_f
     for layer, places in pool.items():
         torch.testing.assert_close(picked[layer].detach(), whole[layer][:, torch.from_numpy(places)], rtol=0, atol=0)
     assert torch.autograd.grad(picked["layer3"].sum(), leaf)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_statistics_are_numbers_of_every_channel(layout: torch.memory_format) -> None:
+    classifier, batch = resnet().to(memory_format=layout), to_float(images(3)).contiguous(memory_format=layout)
+    layers = ["layer1", "layer1.mean", "layer1.roughness", "layer2.0.mean"]
+    sizes = layer_sizes(classifier, layers, (1, 8, 8))
+    leaf = batch.clone().requires_grad_()
+    with tap(classifier, layers) as found:
+        classifier(leaf)
+    channels = sizes["layer1.mean"]
+    maps = found["layer1"].detach().numpy().reshape(3, channels, 8, 8)
+    np.testing.assert_allclose(found["layer1.mean"].detach().numpy(), maps.mean((2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["layer1.roughness"].detach().numpy(), np.abs(np.diff(maps)).mean((2, 3)), rtol=1e-5, atol=1e-6)
+    assert sizes["layer2.0.mean"] == 2 * channels and found["layer2.0.mean"].shape == (3, 2 * channels)
+    assert torch.autograd.grad(found["layer1.roughness"].sum(), leaf)[0].isfinite().all()
+
+
+def test_the_mean_of_tokens_is_over_the_tokens() -> None:
+    class Tokens(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(2).transpose(1, 2)
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens = Tokens()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.tokens(x).mean(1)
+            return out
+
+    classifier, batch = Classifier(Small(), (0.0,) * 3, (1.0,) * 3, (4, 4)), torch.rand(2, 3, 4, 4)
+    with tap(classifier, ["tokens.mean"]) as found:
+        classifier(batch)
+    torch.testing.assert_close(found["tokens.mean"], batch.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ("logits.mean", r"layers\.logits\.mean: its module puts out shape \(2, 10\), where maps \(N, C, H, W\) or tokens"),
+        ("logits.roughness", r"shape \(2, 10\), where maps \(N, C, H, W\) with more than one column were expected"),
+        ("layer4.mean", "no module 'layer4'"),
+        ("layer1.mean.mean", "no module 'layer1.mean.mean'"),
+        ("layer1.variance", r"no module 'layer1.variance', where .* \(also with .mean or .roughness behind it\)"),
+    ],
+)
+def test_a_statistic_that_there_is_not_is_said(layer: str, said: str) -> None:
+    with pytest.raises(ClassifierError, match=said):
+        layer_sizes(resnet(), [layer], (1, 8, 8))
