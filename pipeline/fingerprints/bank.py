@@ -22,7 +22,7 @@ class Fingerprints:
         sd0: (F,) float32, its standard deviation, above 0.
         mu1: (F,) float32, mean score on attacked images.
         sd1: (F,) float32, its standard deviation, above 0.
-        effect: (F,) float32, Cohen's d.
+        effect: (F,) float32, Cohen's d of the attack that it shows best.
     """
 
     indices: npt.NDArray[np.int32]

@@ -23,7 +23,7 @@ class Selected:
     Attributes:
         group: the group's name.
         fingerprints: the kept ones, in the order of the candidates.
-        p_value: (F,) float64, Welch's t-test, not adjusted.
+        p_value: (F,) float64, of the attack that each shows best (see ``strongest``), not adjusted for the number of candidates.
         clean: clean images behind the moments.
         attacked: successful attacks behind them, an image counting once an attack.
         reasons: what became of the candidates, in the order in which they were judged: ``duplicate`` (the same index set
@@ -50,38 +50,39 @@ def cohens_d(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
     return d
 
 
-def welch_p_values(clean: Moments, attacked: Moments, attacked_images: float) -> npt.NDArray[np.float64]:
-    """Two-sided p-values of Welch's t-test that the means are equal, (F,) (Welch, Biometrika 34, 1947).
-
-    Args:
-        clean: of independent images.
-        attacked: of images that may count several times, once an attack.
-        attacked_images: how many independent images stand behind ``attacked``, at least 2; the attacked side's standard
-            error, the correction of its variance and its degrees of freedom rest on this number and not on its count.
-    """
-    std = np.sqrt(attacked.m2 / attacked.count * attacked_images / (attacked_images - 1))
-    result = ttest_ind_from_stats(attacked.mean, std, attacked_images, clean.mean, clean.std(), clean.count, equal_var=False)
+def welch_p_values(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
+    """Two-sided p-values of Welch's t-test that the means are equal, (F,) (Welch, Biometrika 34, 1947); both sides of independent images."""
+    result = ttest_ind_from_stats(attacked.mean, attacked.std(), attacked.count, clean.mean, clean.std(), clean.count, equal_var=False)
     return np.asarray(result.pvalue, np.float64)
 
 
-def independent_images(candidates: CandidateBlock, fit_attacks: Sequence[str]) -> float:
-    """A number of attacked images that is surely no larger than that of the distinct ones, and at least 2.
+def strongest(clean: Moments, attacked: Sequence[Moments]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What each candidate says of the attack that it shows best.
 
-    The same image may have been turned by every attack, and its scores are then no independent evidence. The block does
-    not know which images its moments came from, but they are at least as many as the successes of the most successful
-    attack, and so at least the mean over the attacks that had any (a cluster counts as one observation: Kish, Survey
-    Sampling, 1965, chapter 5).
+    Attacks that move a score in opposite directions (one leaves a narrow margin, another a wide one) cancel out in the mean over all of
+    them, while the likelihood, a mixture over attacks, sees each.
+
+    Args:
+        clean: of F candidates.
+        attacked: of the same, an attack each; at least one, each of two images or more.
+
+    Returns:
+        The effect (F,), Cohen's d of the attack for which it is largest, and the p-value (F,): the smallest of Welch's tests, times
+        the number of attacks (Bonferroni), at most 1. Images are independent within an attack, so each test stands for itself.
     """
-    counts = [count for name in fit_attacks if (count := candidates.attacked[name].count)]
-    return max(2.0, sum(counts) / max(1, len(counts)))
+    effects = np.stack([cohens_d(clean, each) for each in attacked])
+    p_values = np.stack([welch_p_values(clean, each) for each in attacked])
+    best = np.abs(effects).argmax(axis=0)
+    return np.take_along_axis(effects, best[None], axis=0)[0], np.minimum(1.0, len(attacked) * p_values.min(axis=0))
 
 
 def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: SelectionParams, rng: np.random.Generator) -> Selected:
-    """Keeps candidates whose clean and attacked scores differ significantly and enough (Fisher et al. 2024, section 3).
+    """Keeps candidates whose clean and attacked scores differ significantly and enough (Fisher et al. 2024, section 3) for some attack.
 
     Significance is controlled over the group's candidates at a false-discovery rate (Benjamini and Hochberg 1995), since
-    thousands of tests at a fixed level would let in as many as that level's share of pure noise. The moments and the
-    effect count an image once an attack; the test counts it once (see ``independent_images``).
+    thousands of tests at a fixed level would let in as many as that level's share of pure noise. The moments that are kept are of
+    all attacks together, an image once an attack; effect and test are of one attack (see ``strongest``), and of those that reached the
+    group ``min_attacked`` times, where there are such.
 
     The pooled group is what classes with too little fall back on, so it must not run dry: where too few of its candidates
     pass, those with the next largest effects are kept too. Classes differ more than attacked from clean does, so over all
@@ -99,14 +100,14 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
     clean, attacked = candidates.clean, mixed_moments(candidates, fit_attacks)
     fate = np.full(len(candidates.indices), "kept", dtype="<U16")
     fate[_constant(clean) | _constant(attacked)] = "constant"
-    if min(clean.count, attacked.count) < 2:
+    reached = [candidates.attacked[name] for name in fit_attacks if candidates.attacked[name].count >= 2]
+    known = [moments for moments in reached if moments.count >= params.min_attacked] or reached
+    if clean.count < 2 or not known:
         fate[:] = "too_few_images"
     fate[_repeated(candidates.indices)] = "duplicate"
     effect, p_value = np.zeros(len(fate)), np.ones(len(fate))
     if (tested := np.flatnonzero(fate == "kept")).size:
-        some_clean, some_attacked = _some(clean, tested), _some(attacked, tested)
-        effect[tested] = cohens_d(some_clean, some_attacked)
-        p_value[tested] = welch_p_values(some_clean, some_attacked, independent_images(candidates, fit_attacks))
+        effect[tested], p_value[tested] = strongest(_some(clean, tested), [_some(moments, tested) for moments in known])
         fate[tested[np.abs(effect[tested]) < params.effect_size]] = "small_effect"
         fate[tested[false_discovery_control(p_value[tested]) > params.false_discovery_rate]] = "not_significant"
     fate[_surplus(np.flatnonzero(fate == "kept"), candidates.indices, effect, params, rng)] = "surplus"

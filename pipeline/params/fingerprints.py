@@ -44,7 +44,7 @@ class SelectionParams(Section):
     """Which candidates are kept."""
 
     effect_size: Annotated[float, Field(ge=0)]
-    """The least |Cohen's d| between clean and attacked scores."""
+    """The least |Cohen's d| between clean scores and those of the attack that a fingerprint shows best."""
     false_discovery_rate: Annotated[float, Field(gt=0, le=1)]
     """Benjamini-Hochberg level over a class's candidates (Welch's t-test)."""
     prefer: Literal["random", "largest_effect", "diverse"]

@@ -8,7 +8,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 from pipeline.errors import WhorlError
 from pipeline.fingerprints.candidates import CandidateBlock
 from pipeline.fingerprints.moments import Moments
-from pipeline.fingerprints.selection import Selected, cohens_d, diverse, independent_images, select, welch_p_values
+from pipeline.fingerprints.selection import Selected, cohens_d, diverse, select, strongest, welch_p_values
 from pipeline.params.fingerprints import SelectionParams
 
 
@@ -33,7 +33,7 @@ def positions(selected: Selected) -> list[int]:
 def test_effect_and_significance_are_those_of_the_raw_scores() -> None:
     clean, attacked = raw(np.random.default_rng(0), np.linspace(-2, 2, 50))
     a, b = Moments.of(clean), Moments.of(attacked)
-    np.testing.assert_allclose(welch_p_values(a, b, 45), ttest_ind(attacked, clean, equal_var=False).pvalue, rtol=1e-9)
+    np.testing.assert_allclose(welch_p_values(a, b), ttest_ind(attacked, clean, equal_var=False).pvalue, rtol=1e-9)
     pooled = np.sqrt((59 * clean.var(axis=0, ddof=1) + 44 * attacked.var(axis=0, ddof=1)) / 103)
     np.testing.assert_allclose(cohens_d(a, b), (attacked.mean(axis=0) - clean.mean(axis=0)) / pooled, rtol=1e-12)
 
@@ -139,28 +139,31 @@ def test_only_the_attacks_that_are_fitted_count() -> None:
         pick(block, selection_params(), ("cw",))
 
 
-def test_the_same_images_under_a_second_name_are_no_further_evidence() -> None:
-    clean, attacked = raw(np.random.default_rng(7), np.linspace(0.3, 3, 60))
-    block, params = block_of(clean, pgd=attacked, again=attacked, never=attacked[:0]), selection_params(effect_size=0.0)
-    once = pick(block, params)
-    for names in (("pgd", "again"), ("pgd", "again", "never")):
-        twice = pick(block, params, names)
-        assert twice.attacked == 90
-        assert positions(twice) == positions(once)
-        np.testing.assert_allclose(twice.p_value, once.p_value, rtol=1e-9)
-        np.testing.assert_allclose(twice.fingerprints.mu1, once.fingerprints.mu1, rtol=1e-6)
-    assert 0 < len(once.p_value) < 60
+def test_a_candidate_stands_for_the_attack_that_it_shows_best() -> None:
+    clean, first = raw(np.random.default_rng(7), np.linspace(-1, 1, 60))
+    second = np.random.default_rng(8).normal(np.linspace(0.8, -0.4, 60), 1.2, size=(80, 60))
+    effect, p_value = strongest(Moments.of(clean), [Moments.of(first), Moments.of(second)])
+    each = [(cohens_d(Moments.of(clean), Moments.of(other)), ttest_ind(other, clean, equal_var=False).pvalue) for other in (first, second)]
+    for place in range(60):
+        shown = max((values[place] for values, _ in each), key=abs)
+        assert effect[place] == shown
+        assert p_value[place] == pytest.approx(min(1.0, 2 * min(p[place] for _, p in each)), rel=1e-9)
+    assert {int(np.abs([values[place] for values, _ in each]).argmax()) for place in range(60)} == {0, 1}
 
 
-@pytest.mark.parametrize(
-    ("counts", "expected"), [((30,), 30), ((30, 0), 30), ((30, 10), 20), ((7, 10, 0), 8.5), ((1, 1), 2), ((3, 0, 0), 3), ((0, 0), 2)]
-)
-def test_independent_images_are_the_mean_over_attacks_with_a_success(counts: tuple[int, ...], expected: float) -> None:
-    names = [f"attack{at}" for at in range(len(counts))]
-    block = block_of(
-        np.ones((5, 2)), other=np.ones((99, 2)), **{name: np.ones((count, 2)) for name, count in zip(names, counts, strict=True)}
-    )
-    assert independent_images(block, names) == expected
+def test_attacks_in_opposite_directions_do_not_cancel_out() -> None:
+    rng = np.random.default_rng(9)
+    clean, up, down = rng.normal(size=(60, 4)), rng.normal(2, 1, size=(50, 4)), rng.normal(-2, 1, size=(50, 4))
+    block = block_of(clean, up=up, down=down)
+    assert np.abs(cohens_d(block.clean, Moments.of(np.concatenate([up, down])))).max() < 0.3
+    assert pick(block, selection_params(), ("up", "down")).reasons == {"kept": 4}
+
+
+@pytest.mark.parametrize(("many", "kept"), [(40, 0), (0, 6)], ids=["beside many", "alone"])
+def test_a_few_successes_of_one_attack_are_not_asked_where_another_has_many(many: int, kept: int) -> None:
+    rng = np.random.default_rng(10)
+    block = block_of(rng.normal(size=(60, 6)), few=rng.normal(9, 0.1, size=(4, 6)), many=rng.normal(size=(many, 6)))
+    assert pick(block, selection_params(min_attacked=20), ("few", "many")).reasons.get("kept", 0) == kept
 
 
 def test_noise_seen_by_several_attacks_is_not_discovered() -> None:
