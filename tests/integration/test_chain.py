@@ -216,6 +216,27 @@ def test_the_report_is_one_file_that_needs_no_network(finished: Chain) -> None:
         assert heading in page
 
 
+def test_its_results_can_be_committed_and_quote_its_metrics(finished: Chain, tmp_path: Path) -> None:
+    """Two calls write the same bytes; the guard's row of an attack is the metrics' own, and no place on this machine is told."""
+    folder = tmp_path / "results" / "small"
+    for _ in range(2):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else None
+        assert "files were written" in finished.run("whorl", "results", str(folder)).stdout
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert written == before and all(len(content) < 200_000 for name, content in written.items() if name.endswith(".png"))
+    metrics, text = _json(finished, "reports/metrics/detection.json"), written["detection.md"].decode().replace("\N{NO-BREAK SPACE}", " ")
+    guard = text.split("## joint (the guard uses this one)")[1].split("\n## ")[0]
+    for attack in ("fgsm", "pgd"):
+        area, low, high = (metrics[f"joint.{attack}.auroc{end}"] for end in ("", "_low", "_high"))
+        assert f"| {attack} | {metrics[f'joint.{attack}.images']:.0f} | {area:.3f} ({low:.3f} to {high:.3f}) |" in guard
+        found = next(line for line in guard.splitlines() if line.startswith(f"| {attack} |")).split(" | ")[5]
+        assert float(found.split(" %")[0]) == pytest.approx(100 * metrics[f"joint.{attack}.tpr_at_5"], abs=0.051)
+    pages = [content.decode() for name, content in written.items() if name.endswith((".md", ".csv"))]
+    assert not any(str(place) in page for page in pages for place in (finished.folder, tmp_path, Path.home()))
+    done = finished.run("whorl", "results", "artifacts/results", expect=2)
+    assert "lies inside artifacts" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_false_alarms_are_no_more_than_conformal_calibration_allows(finished: Chain, scores: Any) -> None:
     """With n calibration images the number flagged among m fresh ones is beta-binomial, BB(m, k, n + 1 - k), k = floor(alpha (n + 1))."""
     counts = _json(finished, "reports/calibration.json")
