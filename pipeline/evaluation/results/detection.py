@@ -11,8 +11,9 @@ from pipeline.evaluation.results.markdown import area, number, share, table
 from pipeline.evaluation.results.measures import MEAN, Largest, largest_group, mean_over_attacks
 from pipeline.evaluation.verdict import rate
 from pipeline.params.evaluation import EvaluationParams
+from pipeline.params.flat import flatten
 
-ATTACKS = ("attack", "family", "images tried", "fooled, of those tried", "target reached", "mean L∞", "mean L2")
+ATTACKS = ("attack", "family", "settings", "images tried", "fooled, of those tried", "target reached", "mean L∞", "mean L2")
 
 
 def detection_section(inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def _attacks(inputs: ReportInputs, confidence: float) -> str:
             (
                 row["attack"],
                 row["family"],
+                _settings(inputs, row["attack"]),
                 number(row["tried"]),
                 share(row["success"]),
                 share(row["reached"]),
@@ -47,6 +49,10 @@ def _attacks(inputs: ReportInputs, confidence: float) -> str:
             for row in rows
         ],
     )
+
+
+def _settings(inputs: ReportInputs, attack: str) -> str:
+    return ", ".join(f"{key} {value}" for key, value in flatten(inputs.params["attacks"].get(attack, {})) if key != "family")
 
 
 def _detector(

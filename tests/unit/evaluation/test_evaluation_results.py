@@ -89,6 +89,14 @@ def test_each_figure_of_detection_is_that_of_the_metrics(pages: dict[str, str]) 
             assert known is not None and _leading(rows[row][2]) == pytest.approx(100 * known, abs=0.051)
 
 
+def test_what_the_attacks_did_is_told_with_their_settings(pages: dict[str, str]) -> None:
+    rows = {row[0]: row for row in _rows(pages["detection.md"].split("\n## ")[1])}
+    assert rows["pgd"][1:4] == ["pgd", "epsilon 8/255", "372"] and rows["pgd"][6:] == ["0.0314", "1.310"]
+    assert _leading(rows["pgd"][4]) == pytest.approx(100 * 290 / 372, abs=0.051)
+    low, high = stats.binomtest(290, 372).proportion_ci(0.95, method="wilson")
+    assert f"({100 * low:.1f} to {100 * high:.1f}" in rows["pgd"][4] and rows["fgsm"][5] == "–" != rows["pgd_targeted"][5]
+
+
 def test_a_mean_over_attacks_is_the_mean_of_their_figures() -> None:
     means = mean_over_attacks(TABLE, SETTINGS)
     for detector in fake.DETECTORS:
