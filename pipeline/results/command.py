@@ -8,9 +8,11 @@ from pipeline.artifacts.reports import gather_report
 from pipeline.artifacts.studies import Study, trial_table
 from pipeline.evaluation.pareto_figure import pareto_figure
 from pipeline.evaluation.report_figures import run_figures
-from pipeline.evaluation.results.ablation import AblationInputs, values_of
+from pipeline.evaluation.results.ablation import AblationInputs
+from pipeline.evaluation.results.effects import values_of
+from pipeline.evaluation.results.facts import without_paths
 from pipeline.evaluation.results.images import small_png
-from pipeline.evaluation.results.pages import render_pages, without_paths
+from pipeline.evaluation.results.pages import render_pages
 from pipeline.evaluation.results.studies import as_csv
 from pipeline.params.root import load_params
 from pipeline.results.run import checked_folder, require_run, run_facts

@@ -12,7 +12,8 @@ from pipeline.artifacts.manifest import MANIFEST
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.reports import label, timings, upstream_stages
 from pipeline.errors import ArtifactError
-from pipeline.evaluation.results.pages import MARK, PAGES, RunFacts
+from pipeline.evaluation.results.facts import RunFacts
+from pipeline.evaluation.results.pages import MARK, PAGES
 from pipeline.params.edits import presets
 from pipeline.params.root import PARAMS_FILE, Params, load_params
 from pipeline.results.machine import cores, gpu, processor

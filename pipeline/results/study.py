@@ -6,7 +6,8 @@ from pipeline.artifacts import paths
 from pipeline.artifacts.studies import Study, Trial
 from pipeline.distributed.importance import importances
 from pipeline.errors import ArtifactError, WhorlError
-from pipeline.evaluation.results.ablation import AblationInputs, TrialRow
+from pipeline.evaluation.results.ablation import AblationInputs
+from pipeline.evaluation.results.effects import TrialRow
 from pipeline.params.root import Params
 from pipeline.params.tune import SpaceParams
 from pipeline.tune.command import PROPOSAL, identity, on_front, propose, read_proposal, study_of, worked

@@ -12,22 +12,13 @@ from scipy import stats
 from pipeline.errors import WhorlError
 from pipeline.evaluation.plotting import canvas
 from pipeline.evaluation.report_inputs import ReportInputs
-from pipeline.evaluation.results.ablation import (
-    FEW,
-    HARMED,
-    HELPED,
-    OPEN,
-    AblationInputs,
-    TrialRow,
-    ablation_section,
-    effect,
-    layer_effects,
-    value_effects,
-)
+from pipeline.evaluation.results.ablation import AblationInputs, ablation_section
+from pipeline.evaluation.results.effects import FEW, HARMED, HELPED, OPEN, TrialRow, effect, layer_effects, value_effects
+from pipeline.evaluation.results.facts import RunFacts, without_paths
 from pipeline.evaluation.results.images import small_png
 from pipeline.evaluation.results.markdown import table
 from pipeline.evaluation.results.measures import largest_group, mean_over_attacks
-from pipeline.evaluation.results.pages import MARK, RunFacts, render_pages, without_paths
+from pipeline.evaluation.results.pages import MARK, render_pages
 from pipeline.params.evaluation import EvaluationParams
 
 TABLE = fake.score_table(images=60)
