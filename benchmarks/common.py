@@ -7,7 +7,6 @@ and of norms below 1.
 import argparse
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,8 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 from threadpoolctl import threadpool_limits
+
+from pipeline.results.machine import processor
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float64]
@@ -208,16 +209,7 @@ def against(peer: str) -> str:
 
 def conditions() -> str:
     """What every caption ends with: torch's version, the processor, threads and the date."""
-    return f"torch {torch.__version__}; {_processor()}; threads: {torch.get_num_threads()}; {datetime.now(UTC):%Y-%m-%d}"
-
-
-def _processor() -> str:
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return f"torch {torch.__version__}; {processor()}; threads: {torch.get_num_threads()}; {datetime.now(UTC):%Y-%m-%d}"
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -138,6 +138,18 @@ def guard_build(
 
 
 @app.command()
+def results(
+    folder: Annotated[Path, typer.Argument(help="Where to, such as docs/results/NAME; made where it is missing.")],
+    study: Annotated[str | None, typer.Option("--study", help="The search to tell, under artifacts/tune; by default the newest.")] = None,
+) -> None:
+    """Writes the run's results as Markdown tables and PNG figures that can be committed; what it wrote before is overwritten."""
+    from pipeline.results.command import write_results
+
+    written = write_results(folder, study)
+    print(f"{folder}: {len(written)} files were written; begin with {written[0]}.")
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="Where the UI listens, on this machine alone.")] = 5000) -> None:
     """Opens the MLflow UI on the runs recorded here."""
     from pipeline.tracking import tracking_uri

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import shutil
-import subprocess
-from pathlib import Path
 
 from pipeline.artifacts import paths
+from pipeline.artifacts.checkout import LOCK, commit, dirty
 from pipeline.artifacts.classifiers import CONFIG
 from pipeline.artifacts.features import FeatureSet
 from pipeline.artifacts.files import read_json, write_bytes
@@ -18,15 +17,14 @@ from pipeline.artifacts.reports import Stages, gather_report, label, timings, up
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.errors import ArtifactError
 from pipeline.evaluation.card import render_card
-from pipeline.evaluation.figures import detection_overview, fingerprint_heatmap, roc_figure, score_histograms, to_png, training_curves
-from pipeline.evaluation.game_figures import frontier
-from pipeline.evaluation.report import ReportInputs, render_report
-from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
+from pipeline.evaluation.figures import to_png
+from pipeline.evaluation.report import render_report
+from pipeline.evaluation.report_figures import run_figures
+from pipeline.evaluation.report_inputs import ReportInputs
 from pipeline.params.root import Params, load, read_yaml
 from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, curves, log_run, tracking_uri
 
 SECTIONS = ("attacks", "calibration", "detectors", "evaluation", "publish")
-LOCK = Path("dvc.lock")
 
 
 def main() -> None:
@@ -50,39 +48,10 @@ def main() -> None:
     log_run(run_record(params, inputs), uri=tracking_uri(), experiment=params.publish.experiment)
 
 
-def commit() -> str:
-    """The git commit that is checked out, ``unknown`` outside a repository."""
-    return _git("rev-parse", "HEAD") or "unknown"
-
-
-def dirty() -> bool:
-    """Whether tracked files differ from the commit; ``dvc.lock``, which the run itself rewrites, is left out."""
-    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{LOCK}"))
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
 def write_figures(inputs: ReportInputs) -> None:
     """The report's figures as files of their own."""
     shutil.rmtree(paths.FIGURES, ignore_errors=True)
-    detectors, attacks = list(inputs.calibration), [row["attack"] for row in inputs.attacks]
-    figures = {
-        "detection": detection_overview(inputs.metrics, detectors, attacks, inputs.alpha),
-        "fingerprints": fingerprint_heatmap(inputs.kept),
-        "frontier": frontier(inputs.game.cells, attacks, inputs.game.own, inputs.alpha),
-        "roc": roc_figure(inputs.scores, inputs.guard_detector, inputs.params["evaluation"]["alphas"]),
-        "scores": score_histograms(inputs.scores, inputs.guard_detector, inputs.alpha),
-    }
-    if inputs.history:
-        figures["training"] = training_curves(inputs.history)
-    if inputs.transfer:
-        figures["transfer"] = transfer_heatmap(inputs.transfer, inputs.alpha)
-    if inputs.redrawn:
-        figures["promise"] = promise_figure(inputs.redrawn, inputs.alpha)
-    for name, figure in figures.items():
+    for name, figure in run_figures(inputs).items():
         write_bytes(paths.FIGURES / f"{name}.png", to_png(figure))
 
 

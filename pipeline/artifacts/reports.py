@@ -17,7 +17,7 @@ from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
 from pipeline.evaluation.redraws import seed_rates
-from pipeline.evaluation.report import GalleryItem, GameInputs, ReportInputs
+from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 from pipeline.evaluation.transfer import fit_sets
 from pipeline.params.root import Params

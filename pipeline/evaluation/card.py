@@ -5,7 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.evaluation.report import ReportInputs, game_says
+from pipeline.evaluation.report_inputs import ReportInputs
+from pipeline.evaluation.report_rows import game_says
 from pipeline.evaluation.verdict import verdict
 
 

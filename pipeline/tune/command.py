@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from functools import partial
 from io import StringIO
@@ -14,6 +13,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
+from pipeline.artifacts.checkout import commit
 from pipeline.artifacts.current import open_activations
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import digest, write_bytes, write_table
@@ -251,7 +251,7 @@ def run_record(params: Params, study: Study, trials: Mapping[int, Trial], chosen
     return RunRecord(
         name=f"tune {params.tune.detector}: {study.folder.name}",
         identity=digest,
-        commit=_commit(),
+        commit=commit(),
         params=params.model_dump(mode="json", include={"activations", "fingerprints", "selection", "detectors", "tune", "calibration"}),
         metrics={**chosen.objectives, "trials": len(trials), **{f"now.{key}": value for key, value in trials[0].objectives.items()}},
         curves={name: [(number, trial.objectives[name]) for number, trial in trials.items()] for name in OBJECTIVES},
@@ -274,8 +274,3 @@ def run_record(params: Params, study: Study, trials: Mapping[int, Trial], chosen
 def _dataset(features: FeatureSet, split: str) -> DatasetRecord:
     digest = hashlib.sha256(json.dumps(features.inputs([CLEAN], [split]), sort_keys=True).encode()).hexdigest()
     return DatasetRecord(split, digest, str(paths.ACTIVATIONS), {"images": features.count(CLEAN, split)}, split)
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,28 @@ def test_the_report_is_one_file_that_needs_no_network(finished: Chain) -> None:
     assert not any(word in page for word in ("<script", "<link", 'src="http', "url(http", "@import"))
     for heading in ("fgsm", "pgd", "joint", "likelihood_ratio", "anomaly", "AUROC"):
         assert heading in page
+
+
+def test_its_results_can_be_committed_and_quote_its_metrics(finished: Chain, tmp_path: Path) -> None:
+    """Two calls write the same bytes; the guard's row of an attack is the metrics' own, and no place on this machine is told."""
+    folder, found = tmp_path / "results" / "small", []
+    for _ in range(2):
+        assert "files were written" in finished.run("whorl", "results", str(folder)).stdout
+        # Without the date: the two calls may be on either side of midnight.
+        found.append({path.name: re.sub(rb"20\d\d-\d\d-\d\d", b"today", path.read_bytes()) for path in folder.iterdir()})
+    written = found[1]
+    assert written == found[0] and all(len(content) < 200_000 for name, content in written.items() if name.endswith(".png"))
+    metrics, text = _json(finished, "reports/metrics/detection.json"), written["detection.md"].decode().replace("\N{NO-BREAK SPACE}", " ")
+    guard = text.split("## joint (the guard uses this one)")[1].split("\n## ")[0]
+    for attack in ("fgsm", "pgd"):
+        area, low, high = (metrics[f"joint.{attack}.auroc{end}"] for end in ("", "_low", "_high"))
+        assert f"| {attack} | {metrics[f'joint.{attack}.images']:.0f} | {area:.3f} ({low:.3f} to {high:.3f}) |" in guard
+        found = next(line for line in guard.splitlines() if line.startswith(f"| {attack} |")).split(" | ")[5]
+        assert float(found.split(" %")[0]) == pytest.approx(100 * metrics[f"joint.{attack}.tpr_at_5"], abs=0.051)
+    pages = [content.decode() for name, content in written.items() if name.endswith((".md", ".csv"))]
+    assert not any(str(place) in page for page in pages for place in (finished.folder, tmp_path, Path.home()))
+    done = finished.run("whorl", "results", "artifacts/results", expect=2)
+    assert "lies inside artifacts" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_false_alarms_are_no_more_than_conformal_calibration_allows(finished: Chain, scores: Any) -> None:

@@ -24,7 +24,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_help_names_the_commands(project: Path) -> None:
     done = _whorl("--help", cwd=project)
-    assert done.returncode == 0 and all(name in done.stdout for name in ("repro", "check", "preset", "detect", "ui", "key"))
+    assert done.returncode == 0 and all(name in done.stdout for name in ("repro", "check", "preset", "detect", "results", "ui", "key"))
 
 
 def test_a_preset_replaces_the_params_and_keeps_the_old_ones(project: Path) -> None:
@@ -51,6 +51,12 @@ def test_check_says_what_is_wrong_with_status_2(project: Path) -> None:
 def test_detect_without_a_guard_is_a_sentence_with_status_2(project: Path) -> None:
     done = _whorl("detect", "nothing.png", cwd=project)
     assert done.returncode == 2 and "artifacts/guard" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_results_without_a_run_are_a_sentence_with_status_2(project: Path) -> None:
+    (project / "params.yaml").write_text((PROJECT / "presets/digits.yaml").read_text())
+    done = _whorl("results", "docs/results/mine", cwd=project)
+    assert done.returncode == 2 and "make repro" in done.stderr and "Traceback" not in done.stderr and not (project / "docs").exists()
 
 
 def test_a_factory_in_the_current_folder_is_found(project: Path) -> None:

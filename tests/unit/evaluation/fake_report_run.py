@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted, summarise
 from pipeline.evaluation.game_verdict import headline
 from pipeline.evaluation.metrics import evaluate_table
-from pipeline.evaluation.report import GalleryItem, GameInputs, ReportInputs
+from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 from pipeline.evaluation.transfer import fit_sets, unseen
 from pipeline.params.evaluation import EvaluationParams
@@ -108,7 +108,7 @@ def params() -> dict[str, Any]:
         "classifier": {"kind": "train", "architecture": "cifar_resnet20", "mean": [0.49, 0.48, 0.45], "epochs": 18},
         "attacks": {name: {"family": "pgd", "epsilon": "8/255"} for name in SHIFTS},
         "calibration": {"alpha": ALPHA, "seed": 0},
-        "evaluation": {"alphas": [0.01, 0.05], "seeds": [0, 1, 2], "confidence": 0.95, "bootstrap": 1000},
+        "evaluation": {"alphas": [0.01, 0.05], "seeds": [0, 1, 2], "confidence": 0.95, "bootstrap": 1000, "bootstrap_seed": 0},
         "publish": {"detector": "likelihood_ratio", "draws": "fresh"},
     }
 

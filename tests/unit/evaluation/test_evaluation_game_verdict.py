@@ -9,7 +9,8 @@ from pipeline.evaluation.figures import to_png, to_svg
 from pipeline.evaluation.game_figures import frontier, lines
 from pipeline.evaluation.game_verdict import headline, paragraph, summary
 from pipeline.evaluation.plotting import percent
-from pipeline.evaluation.report import game_says, render_report
+from pipeline.evaluation.report import render_report
+from pipeline.evaluation.report_rows import game_says
 
 CELLS = fake.game_cells()
 ATTACKS = list(fake.SHIFTS)

@@ -16,7 +16,8 @@ from scipy.stats import binomtest
 
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.plotting import ROLES, percent
-from pipeline.evaluation.report import LISTED, GalleryItem, inline_svg, render_report
+from pipeline.evaluation.report import LISTED, inline_svg, render_report
+from pipeline.evaluation.report_inputs import GalleryItem
 from pipeline.evaluation.verdict import Rate, verdict
 from pipeline.params.flat import flatten
 

@@ -19,6 +19,7 @@ from pipeline.distributed.search import Build, Plan
 from pipeline.errors import ArtifactError, ParamsError, WhorlError
 from pipeline.params.edits import edit, edited
 from pipeline.params.root import load_params
+from pipeline.results.study import ablation_inputs, find_study
 from pipeline.tracking import RunRecord
 from pipeline.tune import command
 from pipeline.tune.bench import build_bench
@@ -58,6 +59,20 @@ def test_a_study_leaves_its_trials_a_table_a_figure_and_a_proposal(project: Path
     assert next(row for row in table if row["number"] == proposal["trial"])["front"]
     untouched = edited((PROJECT / "presets/digits.yaml").read_text(), CHANGES)
     assert (project / "params.yaml").read_text() == untouched and not list(project.glob("*.bak*")), "nothing was changed"
+
+
+def test_a_real_study_is_told_in_results(project: Path) -> None:
+    """Every trial that worked, with the layers and k that it was built with, and shares of importance that sum to 1."""
+    study, params = find_study(None), load_params()
+    assert study
+    inputs, worked = ablation_inputs(study, params), [trial for trial in study.trials() if not trial.problem]
+    assert inputs.note is None and [row.number for row in inputs.rows] == [trial.number for trial in worked]
+    assert inputs.chosen == YAML(typ="safe").load((study.folder / "proposal.yaml").read_text())["trial"]
+    for row, trial in zip(inputs.rows, worked, strict=True):
+        weights = trial.params["fingerprints.layer_weights"]
+        assert set(row.layers) == {layer for layer, weight in weights.items() if weight} and row.objectives == trial.objectives
+        assert row.settings["draw"] == trial.params["detectors.joint.draw"]
+    assert all(sum(shares.values()) == pytest.approx(1) for shares in inputs.importance.values())
 
 
 def test_the_search_touches_no_split_that_is_not_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

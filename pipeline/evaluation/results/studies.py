@@ -1,0 +1,82 @@
+"""The studies and the game as tables."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.evaluation.plotting import percent
+from pipeline.evaluation.report_inputs import ReportInputs
+from pipeline.evaluation.report_rows import game_rows, promise_section, transfer_section
+from pipeline.evaluation.results.markdown import area, number, share, table
+from pipeline.evaluation.studies import PromiseStudy, TransferStudy
+from pipeline.evaluation.verdict import Rate
+
+FITTED = ("attacker", "accepted wrong labels, of the images tried", "queries an image", "local evaluations an image")
+UNSEEN = " †"
+
+
+def transfer_tables(study: TransferStudy, alpha: float) -> dict[str, Any]:
+    """The report's rows as the tables ``areas`` and ``found``."""
+    section = transfer_section(study, alpha)
+    header = ["fitted on", *study.families]
+
+    return {
+        **section,
+        "areas": table(header, [(row["fit"], *(area(cell["auroc"]) + _mark(cell) for cell in row["cells"])) for row in section["rows"]]),
+        "found": table(
+            [*header, "false alarms"],
+            [(row["fit"], *(share(cell["found"]) + _mark(cell) for cell in row["cells"]), share(row["alarms"])) for row in section["rows"]],
+        ),
+    }
+
+
+def _mark(cell: Mapping[str, Any]) -> str:
+    return UNSEEN if cell["unseen"] else ""
+
+
+def promise_tables(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:
+    """The report's rows as the tables ``by_group``, ``by_attack`` and ``by_corruption``."""
+    section = promise_section(study, inputs, attacks, alphas)
+    rates = [f"at {percent(alpha, 2)}" for alpha in alphas]
+    return {
+        **section,
+        "by_group": table(
+            ["clean images", "redraws", *rates],
+            [(row["name"], number(row["redraws"]), *(_kept(mean, kept) for _, mean, kept in row["cells"])) for row in section["groups"]],
+        ),
+        "by_attack": table(["attack", *rates], [(name, *map(share, values)) for name, values in section["attacks"]]),
+        "by_corruption": table(
+            ["changed by", "classified right", *rates],
+            [(row["name"], share(row["accuracy"]), *(share(value) for _, value in row["cells"])) for row in section["corruptions"]],
+        ),
+    }
+
+
+def _kept(mean: Rate | None, kept: float | None) -> str:
+    return share(mean) if kept is None else f"{share(mean)}, {'kept' if kept else 'more than promised'}"
+
+
+def game_tables(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
+    """The report's rows as the tables ``headline`` and ``attackers``."""
+    section = game_rows(inputs, attacks)
+    fitted = [(name, share(accepted), number(queries, ",.1f"), number(local)) for name, accepted, queries, local in section["fitted"]]
+    return {
+        **section,
+        "headline": table(["attack", *section["columns"]], [(attack, *map(share, values)) for attack, values in section["rows"]]),
+        "attackers": table(FITTED, fitted),
+    }
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as comma-separated values, numbers to six significant digits; the columns are those of all rows in their order."""
+    listed = list(rows)
+    columns, text = list(dict.fromkeys(key for row in listed for key in row)), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[_cell(row.get(name)) for name in columns] for row in listed])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
