@@ -20,6 +20,7 @@ from pipeline.errors import ArtifactError
 from pipeline.evaluation.card import render_card
 from pipeline.evaluation.figures import detection_overview, fingerprint_heatmap, roc_figure, score_histograms, to_png, training_curves
 from pipeline.evaluation.game_figures import frontier
+from pipeline.evaluation.hardening_figure import hardening_figure
 from pipeline.evaluation.report import ReportInputs, render_report
 from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
 from pipeline.params.root import Params, load, read_yaml
@@ -80,6 +81,8 @@ def write_figures(inputs: ReportInputs) -> None:
         figures["training"] = training_curves(inputs.history)
     if inputs.transfer:
         figures["transfer"] = transfer_heatmap(inputs.transfer, inputs.alpha)
+    if inputs.hardened:
+        figures["hardening"] = hardening_figure(inputs.hardened)
     if inputs.redrawn:
         figures["promise"] = promise_figure(inputs.redrawn, inputs.alpha)
     for name, figure in figures.items():
@@ -102,7 +105,7 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
     stages, images = upstream_stages(params), ImageSet.open(paths.DATA)
     metrics = {
         f"{name}.{key}": value
-        for name in ("classifier", "attacks", "detection", "transfer", "promise", "game")
+        for name in ("classifier", "attacks", "detection", "transfer", "promise", "hardening", "game")
         for key, value in read_json(paths.METRICS / f"{name}.json").items()
     }
     history = curves(inputs.history or [], step="epoch")
@@ -128,7 +131,7 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
         artifacts={
             "": [paths.REPORT],
             "figures": sorted(paths.FIGURES.iterdir()),
-            "scores": [paths.SCORES, paths.CALIBRATION, paths.TRANSFER, paths.REDRAWS, paths.CORRUPTED, paths.GAME],
+            "scores": [paths.SCORES, paths.CALIBRATION, paths.TRANSFER, paths.REDRAWS, paths.CORRUPTED, paths.HARDENING, paths.GAME],
             "metrics": sorted(paths.METRICS.iterdir()),
             "guard": [paths.GUARD / "README.md", paths.GUARD / "manifest.json"],
         },

@@ -33,6 +33,8 @@ from pipeline.evaluation.figures import (
 )
 from pipeline.evaluation.game_figures import frontier
 from pipeline.evaluation.game_verdict import paragraph, summary
+from pipeline.evaluation.hardening_figure import hardening_figure
+from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
 from pipeline.evaluation.plotting import ROLES, percent
@@ -138,6 +140,7 @@ class ReportInputs:
         timings: stage to seconds; empty where unknown.
         notes: sentences.
         transfer: the detector on attacks that its fit never saw; None where that was not studied.
+        hardened: the detector with survivors folded back into its fit; None where that was not studied.
         redrawn: the promise over redrawn splits and under corruptions; None where that was not studied.
         game: against attackers who know the guard.
     """
@@ -163,6 +166,7 @@ class ReportInputs:
     timings: Mapping[str, float]
     notes: Sequence[str]
     transfer: TransferStudy | None
+    hardened: HardeningStudy | None
     redrawn: PromiseStudy | None
     game: GameInputs
 
@@ -201,6 +205,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "listed": LISTED,
         "gallery": _gallery(inputs),
         "transfer": _transfer(inputs.transfer, inputs.alpha) if inputs.transfer else None,
+        "hardened": _hardened(inputs.hardened) if inputs.hardened else None,
         "redrawn": _redrawn(inputs.redrawn, inputs, attacks, alphas) if inputs.redrawn else None,
         "game": _game(inputs, attacks),
         "flat_params": list(flatten(inputs.params)),
@@ -241,6 +246,15 @@ def _transfer(study: TransferStudy, alpha: float) -> dict[str, Any]:
         "sentence": transfer_sentence(study, alpha),
         "rows": transfer_rows(study, alpha),
         "figure": _inline(transfer_heatmap(study, alpha), "transfer", "Detection by attacks of the fit and attacks tested"),
+    }
+
+
+def _hardened(study: HardeningStudy) -> dict[str, Any]:
+    return {
+        "study": study,
+        "sentence": hardening_sentence(study),
+        "rounds": hardening_rounds(study),
+        "figure": _inline(hardening_figure(study), "hardening", "Accepted and detected shares, round by round"),
     }
 
 
