@@ -22,6 +22,7 @@ GAME = REPORTS / "game.parquet"
 TRANSFER = REPORTS / "transfer.parquet"
 REDRAWS = REPORTS / "redraws.parquet"
 CORRUPTED = REPORTS / "corrupted.parquet"
+HARDENING = REPORTS / "hardening.parquet"
 METRICS = REPORTS / "metrics"
 FIGURES = REPORTS / "figures"
 REPORT = REPORTS / "report.html"
@@ -42,6 +43,7 @@ COVERED = (
     TRANSFER,
     REDRAWS,
     CORRUPTED,
+    HARDENING,
     METRICS,
     FIGURES,
     GUARD,

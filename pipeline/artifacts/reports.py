@@ -16,6 +16,7 @@ from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
+from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.redraws import seed_rates
 from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
@@ -38,6 +39,7 @@ def upstream_stages(params: Params) -> Stages:
         ("evaluate", None),
         ("transfer", None),
         ("promise", None),
+        ("hardening", None),
         ("whitebox", None),
     ]
 
@@ -92,6 +94,7 @@ def gather_report(params: Params, commit: str) -> ReportInputs:
         timings=timings(stages),
         notes=[note for record in records for note in record["notes"]],
         transfer=_transfer(run_params(records)),
+        hardened=_hardened(run_params(records)),
         redrawn=_redrawn(run_params(records)),
         game=_game(run_params(records)),
     )
@@ -101,6 +104,13 @@ def _transfer(known: dict[str, Any]) -> TransferStudy:
     families = {name: str(spec["family"]) for name, spec in known["attacks"].items()}
     fits = fit_sets(known["fingerprints"]["fit_attacks"], families)
     return TransferStudy(known["transfer"]["detector"], fits, families, read_json(paths.METRICS / "transfer.json"))
+
+
+def _hardened(known: dict[str, Any]) -> HardeningStudy:
+    own = known["hardening"]
+    return HardeningStudy(
+        own["detector"], own["looks"], own["reselect"], list(known["attacks"]), read_json(paths.METRICS / "hardening.json")
+    )
 
 
 def _redrawn(known: dict[str, Any]) -> PromiseStudy:

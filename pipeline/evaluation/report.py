@@ -28,6 +28,8 @@ from pipeline.evaluation.figures import (
     training_curves,
 )
 from pipeline.evaluation.game_figures import frontier
+from pipeline.evaluation.hardening_figure import hardening_figure
+from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
 from pipeline.evaluation.plotting import ROLES, percent
 from pipeline.evaluation.report_inputs import GalleryItem, ReportInputs
 from pipeline.evaluation.report_rows import (
@@ -84,6 +86,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "listed": LISTED,
         "gallery": _gallery(inputs),
         "transfer": _transfer(inputs.transfer, inputs.alpha) if inputs.transfer else None,
+        "hardened": _hardened(inputs.hardened) if inputs.hardened else None,
         "redrawn": _redrawn(inputs.redrawn, inputs, attacks, alphas) if inputs.redrawn else None,
         "game": _game(inputs, attacks),
         "flat_params": list(flatten(inputs.params)),
@@ -102,6 +105,15 @@ def _game(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
 def _transfer(study: TransferStudy, alpha: float) -> dict[str, Any]:
     figure = _inline(transfer_heatmap(study, alpha), "transfer", "Detection by attacks of the fit and attacks tested")
     return {**transfer_section(study, alpha), "figure": figure}
+
+
+def _hardened(study: HardeningStudy) -> dict[str, Any]:
+    return {
+        "study": study,
+        "sentence": hardening_sentence(study),
+        "rounds": hardening_rounds(study),
+        "figure": _inline(hardening_figure(study), "hardening", "Accepted and detected shares, round by round"),
+    }
 
 
 def _redrawn(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from matplotlib.figure import Figure
 
 from pipeline.evaluation.figures import detection_overview, fingerprint_heatmap, roc_figure, score_histograms, training_curves
 from pipeline.evaluation.game_figures import frontier
+from pipeline.evaluation.hardening_figure import hardening_figure
 from pipeline.evaluation.report_inputs import ReportInputs
 from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
 
@@ -22,6 +23,8 @@ def run_figures(inputs: ReportInputs) -> dict[str, Figure]:
         figures["training"] = training_curves(inputs.history)
     if inputs.transfer:
         figures["transfer"] = transfer_heatmap(inputs.transfer, inputs.alpha)
+    if inputs.hardened:
+        figures["hardening"] = hardening_figure(inputs.hardened)
     if inputs.redrawn:
         figures["promise"] = promise_figure(inputs.redrawn, inputs.alpha)
     return figures

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 
 
@@ -84,6 +85,7 @@ class ReportInputs:
         timings: stage to seconds; empty where unknown.
         notes: sentences.
         transfer: the detector on attacks that its fit never saw; None where that was not studied.
+        hardened: the detector with survivors folded back into its fit; None where that was not studied.
         redrawn: the promise over redrawn splits and under corruptions; None where that was not studied.
         game: against attackers who know the guard.
     """
@@ -109,5 +111,6 @@ class ReportInputs:
     timings: Mapping[str, float]
     notes: Sequence[str]
     transfer: TransferStudy | None
+    hardened: HardeningStudy | None
     redrawn: PromiseStudy | None
     game: GameInputs

@@ -19,7 +19,7 @@ from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.params.game import GameParams
 from pipeline.params.messages import sentences
 from pipeline.params.splits import SplitParams
-from pipeline.params.studies import PromiseParams, TransferParams
+from pipeline.params.studies import HardeningParams, PromiseParams, TransferParams
 from pipeline.params.tune import TuneParams
 
 PARAMS_FILE = Path("params.yaml")
@@ -41,6 +41,7 @@ class Params(Section):
     calibration: CalibrationParams
     transfer: TransferParams
     promise: PromiseParams
+    hardening: HardeningParams
     evaluation: EvaluationParams
     game: GameParams
     publish: PublishParams
@@ -192,11 +193,13 @@ def _alpha_problems(params: Params) -> list[str]:
 
 
 def _game_problems(params: Params) -> list[str]:
-    name, least = params.game.detector, params.selection.min_fingerprints
+    least = params.selection.min_fingerprints
     known = sorted(key for key, detector in params.detectors.items() if isinstance(detector, CommitteeDetectorParams))
-    problems = []
-    if name not in known:
-        problems.append(f"game.detector: {name!r} is no detector with committees, where one of {known} was expected")
+    problems = [
+        f"{section}.detector: {name!r} is no detector with committees, where one of {known} was expected"
+        for section, name in (("game", params.game.detector), ("hardening", params.hardening.detector))
+        if name not in known
+    ]
     if large := [draw for draw in params.game.draws if draw >= least]:
         problems.append(
             f"game.draws: {large} of a bank that may hold as few as {least} (selection.min_fingerprints), "

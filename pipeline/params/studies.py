@@ -1,10 +1,10 @@
-"""``transfer`` and ``promise``: what is known of attacks that the fit never saw, and of false alarms on images drawn anew."""
+"""``transfer``, ``promise`` and ``hardening``: attacks that the fit never saw, false alarms on images drawn anew, survivors in the fit."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.params.base import Name, Positive, Section, Seed, Unique
+from pipeline.params.base import Count, Name, Positive, Section, Seed, Unique
 
 
 class TransferParams(Section):
@@ -39,3 +39,24 @@ class PromiseParams(Section):
     committees: Positive
     """Committees a class that a refitted committee detector has. An image meets one of them, whichever their number."""
     corruptions: CorruptionParams
+
+
+class HardeningParams(Section):
+    """A detector fitted again on the attacked images that got past it, round after round."""
+
+    detector: Name
+    """Which of ``detectors`` is hardened: one of the kind ``committee``."""
+    rounds: Count
+    """How often survivors are folded back into the fit, those of earlier rounds among them; 0 measures the detector as it is."""
+    looks: Positive
+    """Committees that the attacker looks at before sending an image (R); survivors are those that would probably pass all of them."""
+    folds: Annotated[int, Field(ge=2)]
+    """Parts of the ``fit`` images: whether an image survives is judged by a detector that was fitted on the other parts."""
+    committees: Positive
+    """Committees a class that every detector of the study has; with as many as its own, that of round 0 is the detector itself."""
+    reselect: bool
+    """Whether each round selects its bank again, with the survivors among the attacks of the fit (true), or refits the committees of the
+    same bank (false). Another bank does better or worse by luck, too, which no interval of the study holds: with the same one, what a
+    round changes is what the survivors change."""
+    seed: Seed
+    """Of the parts, and of the draws that a part's clean images meet."""

@@ -114,6 +114,19 @@ def test_a_refit_on_all_attacks_is_the_detector_itself(finished: Chain) -> None:
     assert promise["corrupted.none.fpr_at_5"] == detection["joint.clean.fpr_at_5"] and promise["redrawn.redraws"] == 3
 
 
+def test_hardening_starts_from_the_detector_itself_and_measures_every_round(finished: Chain) -> None:
+    detection, hardened = (_json(finished, f"reports/metrics/{name}.json") for name in ("detection", "hardening"))
+    for attack in ("fgsm", "pgd"):
+        for end in ("", "_low", "_high"):
+            assert hardened[f"round0.{attack}.auroc{end}"] == detection[f"joint.{attack}.auroc{end}"]
+    rows = pq.read_table(finished.artifacts / "reports/hardening.parquet").to_pandas()
+    flat = {f"round{row.round}.{row.attack}.{row.measure}": row.value for row in rows.itertuples()}
+    assert flat.keys() <= hardened.keys() and all(hardened[key] == value for key, value in flat.items())
+    notes = _json(finished, "records/hardening.json")["notes"]
+    assert set(rows["round"]) == {0, 1} or (set(rows["round"]) == {0} and any("Hardening: " in note for note in notes))
+    assert all(0 < hardened[f"round{number}.clean.flagged"] < 0.2 for number in set(rows["round"]))
+
+
 def test_stored_attacks_keep_their_bound_and_their_flags(finished: Chain) -> None:
     from safetensors.numpy import load_file
 
@@ -274,7 +287,7 @@ print(json.dumps({
     said = json.loads(finished.run(sys.executable, "-c", code).stdout.splitlines()[-1])
     assert said["parents"] == 1 and set(said["status"]) == {"FINISHED"}
     stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "promise", "sample_fingerprints", "select_fingerprints"]
-    stages += ["transfer", "whitebox"]
+    stages += ["hardening", "transfer", "whitebox"]
     assert said["children"] == sorted(
         [*stages, "train_classifier", "train_detector@anomaly", "train_detector@joint", "train_detector@likelihood_ratio"]
     )

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted, summarise
 from pipeline.evaluation.game_verdict import headline
+from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.metrics import evaluate_table
 from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
@@ -169,6 +170,28 @@ def promise_study(at_five: float = 0.047) -> PromiseStudy:
     return PromiseStudy("likelihood_ratio", 25, CORRUPTIONS, rates, metrics)
 
 
+def hardening_study(step: float = -0.04, rounds: int = 2) -> HardeningStudy:
+    """Every round moves what is accepted of each attack by ``step``, and detection the other way."""
+    metrics = dict[str, float | None]()
+
+    def change(name: str, value: float, spread: float) -> dict[str, float | None]:
+        return {f"{name}_change": value, f"{name}_change_low": value - spread, f"{name}_change_high": value + spread}
+
+    for number in range(rounds + 1):
+        moved, clean = step * number, f"round{number}.clean.flagged"
+        shares = {"accepted": 0.16 + moved, "accepted_evenly": 0.15 + moved, "detected_after_looks": 0.05}
+        shares |= {"auroc": 0.95, "detected": 0.7 - moved, "detected_evenly": 0.69 - moved}
+        for name in (f"round{number}.{attack}" for attack in SHIFTS):
+            for measure, value in shares.items():
+                metrics |= _known(f"{name}.{measure}", value)
+            if number:
+                metrics |= change(f"{name}.accepted_evenly", moved, 0.01) | change(f"{name}.detected_evenly", -moved, 0.01)
+                metrics[f"{name}.survivors"] = 40.0
+        metrics |= _known(clean, 0.047 + 0.004 * number, 0.01) | _known(f"{clean}_correct_only", 0.04 + 0.004 * number, 0.01)
+        metrics |= change(clean, 0.004 * number, 0.003) if number else {}
+    return HardeningStudy("likelihood_ratio", 8, True, list(SHIFTS), metrics)
+
+
 def _set_aside(key: str, label: int, reason: str, detail: str) -> dict[str, Any]:
     return {"key": key, "origin": "train", "label": label, "reason": reason, "detail": detail}
 
@@ -248,6 +271,7 @@ def report_inputs(**changes: Any) -> ReportInputs:
         "guard_detector": "likelihood_ratio",
         "timings": {"prepare": 3.2, "train_classifier": 95.0, "attack@pgd": 41.7, "evaluate": 12.4},
         "transfer": transfer_study(),
+        "hardened": hardening_study(),
         "redrawn": promise_study(),
         "game": changes["game"] if "game" in changes else game_inputs(),
         "notes": ["2 images stood under two labels and were set aside: train/1.png and train/9.png."],

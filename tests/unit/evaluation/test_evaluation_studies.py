@@ -1,4 +1,4 @@
-"""Unseen attacks and the redrawn promise in the report: which fits there are, what is said first, and that nothing bad is left out."""
+"""Unseen attacks, the redrawn promise and hardening in the report: which fits, what is said first, and that nothing bad is left out."""
 
 import re
 from dataclasses import replace
@@ -7,6 +7,8 @@ import fake_report_run as fake
 import pytest
 
 from pipeline.evaluation.figures import to_png, to_svg
+from pipeline.evaluation.hardening_figure import hardening_figure
+from pipeline.evaluation.hardening_study import hardening_rounds, hardening_sentence
 from pipeline.evaluation.report import render_report
 from pipeline.evaluation.studies import promise_rows, promise_sentence, transfer_rows, transfer_sentence
 from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
@@ -70,9 +72,9 @@ def test_a_kept_and_a_broken_promise_are_told_apart(at_five: float, said: str, k
     assert said in page and ("<strong>no</strong>" in page) == (kept == 0)
 
 
-def test_the_report_holds_both_sections_or_neither() -> None:
-    page, without = _page(), _page(transfer=None, redrawn=None)
-    for section in ("transfer", "promise"):
+def test_the_report_holds_every_section_or_none() -> None:
+    page, without = _page(), _page(transfer=None, hardened=None, redrawn=None)
+    for section in ("transfer", "hardening", "promise"):
         assert f'<section id="{section}">' in page and f'href="#{section}"' in page
         assert f'<section id="{section}">' not in without and f'href="#{section}"' not in without
     for words in ("its weakest point against an attack that it never met", "gaussian blur 0.5", "25 committees a class", "without pgd"):
@@ -80,8 +82,49 @@ def test_the_report_holds_both_sections_or_neither() -> None:
 
 
 def test_figures_repeat_and_frame_what_was_never_met() -> None:
-    for figure in (lambda: transfer_heatmap(fake.transfer_study(), 0.05), lambda: promise_figure(fake.promise_study(), 0.05)):
+    for figure in (
+        lambda: transfer_heatmap(fake.transfer_study(), 0.05),
+        lambda: promise_figure(fake.promise_study(), 0.05),
+        lambda: hardening_figure(fake.hardening_study()),
+    ):
         assert to_png(figure()) == to_png(figure()) and to_svg(figure()) == to_svg(figure())
     study = fake.transfer_study()
     framed = sum(unseen(attack, fitted, study.families) for fitted in study.fits.values() for attack in study.families)
     assert [len(panel.patches) for panel in transfer_heatmap(study, 0.05).axes] == [framed, framed]
+
+
+@pytest.mark.parametrize(
+    ("step", "said", "moved"),
+    [
+        (-0.04, "helped against 4 of 4 attacks: ", "fell for fgsm"),
+        (0.04, "did harm against 4 of 4 attacks: ", "rose for fgsm"),
+        (0.0, "made no difference", "changed for no attack"),
+    ],
+)
+def test_whether_hardening_helped_is_said_from_the_intervals(step: float, said: str, moved: str) -> None:
+    study = fake.hardening_study(step)
+    sentence = hardening_sentence(study)
+    assert said in sentence and f"end accepted {moved}" in sentence and "2 rounds" in sentence and "8 looks" in sentence
+    assert "false alarms went from 4.7" in sentence and "+0.80 points, +0.50 to +1.10" in sentence
+    assert said in _page(hardened=study)
+    assert "whose luck" in sentence and "whose luck" not in hardening_sentence(replace(study, reselect=False))
+
+
+def test_hardening_that_cuts_both_ways_says_so_and_a_single_round_is_the_last() -> None:
+    study, other = fake.hardening_study(-0.04), fake.hardening_study(0.04)
+    mixed = {**study.metrics, **{key: value for key, value in other.metrics.items() if ".pgd." in key}}
+    sentence = hardening_sentence(replace(study, metrics=mixed))
+    assert "helped against 3 and did harm against 1 of 4 attacks" in sentence and "rose for pgd, from 15" in sentence
+    assert "one round" in hardening_sentence(fake.hardening_study(rounds=1))
+    assert "is not known" in hardening_sentence(fake.hardening_study(rounds=0))
+    assert "is not known" in hardening_sentence(replace(study, metrics={}))
+
+
+def test_a_round_has_a_table_with_a_row_an_attack() -> None:
+    study = fake.hardening_study()
+    rounds = hardening_rounds(study)
+    assert [row["attack"] for row in rounds[1]["rows"]] == list(fake.SHIFTS) and len(rounds) == 3
+    assert rounds[0]["rows"][0]["survivors"] is None and rounds[2]["rows"][0]["survivors"] == 40
+    # A round that could not be made is left out, with its survivors.
+    missing = {key: value for key, value in study.metrics.items() if not key.startswith("round1.clean")}
+    assert replace(study, metrics=missing).rounds == [0, 2]

@@ -118,6 +118,13 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "fitted on an attack that is none": (_set("fingerprints.fit_attacks", ["cw"]), ("fingerprints.fit_attacks", "cw")),
     "published detector that is none": (_set("publish.detector", "oracle"), ("publish.detector", "oracle")),
     "a study of a detector that is none": (_set("transfer.detector", "oracle"), ("transfer.detector", "oracle")),
+    "a hardened detector without committees": (
+        _set("hardening.detector", "vote"),
+        ("hardening.detector: 'vote' is no detector with committees", "['joint']"),
+    ),
+    "hardening in a single part": (_set("hardening.folds", 1), ("hardening.folds", "1", "2")),
+    "less than no round of hardening": (_set("hardening.rounds", -1), ("hardening.rounds", "-1")),
+    "hardening without a look": (_set("hardening.looks", 0), ("hardening.looks", "0")),
     "a promise of a detector that is none": (_set("promise.detector", "oracle"), ("promise.detector", "oracle")),
     "a redraw with the salt of the splits": (_set("promise.split_seeds", [3, 0]), ("promise.split_seeds", "0 is splits.split_seed")),
     "a corruption beyond its range": (_set("promise.corruptions.jpeg", 101), ("promise.corruptions.jpeg", "101")),
