@@ -51,7 +51,7 @@ def cohens_d(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
 
 
 def welch_p_values(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
-    """Two-sided p-values of Welch's t-test that the means are equal, (F,) (Welch, Biometrika 34, 1947); both sides of independent images."""
+    """Two-sided p-values of Welch's t-test that the means are equal, (F,) (Welch, Biometrika 34, 1947); images are independent."""
     result = ttest_ind_from_stats(attacked.mean, attacked.std(), attacked.count, clean.mean, clean.std(), clean.count, equal_var=False)
     return np.asarray(result.pvalue, np.float64)
 
