@@ -40,8 +40,8 @@ def passing(chance: npt.NDArray[np.float64], looks: int) -> npt.NDArray[np.float
 def hardened(stream: Stream, recipe: Recipe, earlier: Sequence[Survivors], *, bank: Bank | None, reselect: bool) -> CommitteeDetector:
     """A detector fitted on the attacks of the recipe and on the survivors of earlier rounds, each round an attack of its own.
 
-    The survivors are images of the attacks once more, so where a bank is selected with them, the number of independent images behind
-    its tests may be overstated, by less than twice (see ``selection.independent_images``); the effect sizes are not.
+    An image may stand among the survivors once an attack, so where a bank is selected with them, the number of independent images
+    behind that attack's test is overstated; the effect sizes are not.
 
     Args:
         stream: the images of the fit.
