@@ -32,8 +32,8 @@ from pipeline.params.root import load_params
 
 QUESTION = "What does inspecting an image cost beside classifying it?"
 BARE, TAPPED = "bare forward", "forward with the neurons kept"
-CLASSES, SIDE, ATTACKS = 10, 32, 4
-BANK, COMMITTEES, CALIBRATION = 2000, 100, 250
+CLASSES, SIDE, ATTACKS = 10, 32, 9
+BANK, COMMITTEES, CALIBRATION = 2000, 50, 250
 PRESET = Path(__file__).resolve().parents[1] / "presets/cifar10.yaml"
 """Which neurons are kept, and how fingerprints are sampled from them."""
 DRAWN = 100
@@ -45,7 +45,7 @@ class Committee:
 
     Attributes:
         m: fingerprints of a committee.
-        directions: kept against each of 4 attacks, R.
+        directions: kept against each of 9 attacks, R.
     """
 
     m: int
@@ -57,8 +57,8 @@ class Committee:
         return f"committee, m = {self.m}, R = {self.directions}"
 
 
-SIZES = [Committee(m, directions) for m, directions in ((60, 1), (60, 8), (60, 16), (120, 8), (120, 16), (120, 24), (240, 24), (240, 48))]
-DEFAULT = Committee(120, 24)
+SIZES = [Committee(m, directions) for m, directions in ((60, 1), (60, 8), (60, 16), (120, 8), (120, 16), (120, 24), (160, 48), (240, 48))]
+DEFAULT = Committee(160, 48)
 """Of the CIFAR-10 preset, as is all else here."""
 
 
