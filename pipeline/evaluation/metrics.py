@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.stats import binomtest
 
 from pipeline.evaluation.bootstrap import Tally, resampled_weights, tally
 from pipeline.evaluation.estimates import UNDEFINED, Estimate
@@ -30,6 +29,8 @@ def wilson(successes: int, n: int, confidence: float) -> Estimate:
     """A share with its Wilson score interval (Wilson, JASA 22, 1927); undefined where n is 0."""
     if not n:
         return UNDEFINED
+    from scipy.stats import binomtest  # here, for it takes most of a second to import
+
     interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return Estimate(successes / n, float(interval.low), float(interval.high))
 

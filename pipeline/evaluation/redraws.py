@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import t
 
 from pipeline.evaluation.estimates import UNDEFINED, Estimate
 from pipeline.evaluation.metrics import percent, wilson
@@ -47,6 +46,8 @@ def mean_rate(flagged: Sequence[int], images: Sequence[int], confidence: float) 
     if np.ptp(rates) == 0:
         wide = wilson(round(mean * least), least, confidence)
         return Estimate(mean, min(mean, wide.low or 0.0), max(mean, wide.high or 0.0))
+    from scipy.stats import t  # here, for it takes most of a second to import
+
     half = float(t.ppf((1 + confidence) / 2, len(rates) - 1) * rates.std(ddof=1) / math.sqrt(len(rates)))
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
 from pipeline.fingerprints.bank import Fingerprints
 from pipeline.fingerprints.candidates import CandidateBlock, mixed_moments
@@ -52,6 +51,8 @@ def cohens_d(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
 
 def welch_p_values(clean: Moments, attacked: Moments) -> npt.NDArray[np.float64]:
     """Two-sided p-values of Welch's t-test that the means are equal, (F,) (Welch, Biometrika 34, 1947); images are independent."""
+    from scipy.stats import ttest_ind_from_stats  # here, for it takes most of a second, and most who read selections never test
+
     result = ttest_ind_from_stats(attacked.mean, attacked.std(), attacked.count, clean.mean, clean.std(), clean.count, equal_var=False)
     return np.asarray(result.pvalue, np.float64)
 
@@ -97,6 +98,8 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
     Raises:
         WhorlError: the candidates know nothing of one of the attacks.
     """
+    from scipy.stats import false_discovery_control  # as above
+
     clean, attacked = candidates.clean, mixed_moments(candidates, fit_attacks)
     fate = np.full(len(candidates.indices), "kept", dtype="<U16")
     fate[_constant(clean) | _constant(attacked)] = "constant"
