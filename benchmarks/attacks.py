@@ -6,7 +6,7 @@ process, on one thread, taking turns. ``python benchmarks/attacks.py --help`` ha
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -112,6 +112,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=CASES, help="the cases to run; all where it is left out")
     parser.add_argument("--batch", type=int, help="images, in place of each case's own number")
     parser.add_argument("--rounds", type=int, help="timed runs, in place of each case's own number")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="PEER", help="who takes too long, such as foolbox")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of our steps")
     return parser.parse_args()
 
@@ -123,7 +124,7 @@ def compare(case: Case, found: Subject, chosen: argparse.Namespace) -> list[Entr
     targets = (labels + 1 + torch.arange(len(labels)) % (part.classes - 1)) % part.classes
     stepping = stepping_models(part, chosen.precision)
     contestants: dict[str, Callable[[], Tensor]] = {}
-    for name, attack in _line_up(case, part, stepping, images).items():
+    for name, attack in _line_up(case, part, stepping, images, chosen.skip).items():
         contestants[name] = partial(_seeded, attack, images, labels, targets)
     timed = alternate(contestants, chosen.rounds or case.rounds, PATIENCE)
     print(f"{case.title}: " + ", ".join(f"{name} {np.median(run.seconds):.2f} s" for name, run in timed.items()), file=sys.stderr)
@@ -136,7 +137,7 @@ def compare(case: Case, found: Subject, chosen: argparse.Namespace) -> list[Entr
     return entries
 
 
-def _line_up(case: Case, part: Subject, stepping: tuple[nn.Module, ...], images: Tensor) -> dict[str, Attack]:
+def _line_up(case: Case, part: Subject, stepping: tuple[nn.Module, ...], images: Tensor, skipped: Sequence[str]) -> dict[str, Attack]:
     """Engine to attack, ours first."""
     budget = Budget(
         norm="linf",
@@ -155,7 +156,7 @@ def _line_up(case: Case, part: Subject, stepping: tuple[nn.Module, ...], images:
     if case.bare:
         engines[BARE] = _bare(stepping[0], case.steps)
     others = peers(stepping[-1] if case.shared_model else part.model, images, part.classes, budget)
-    return engines | {name: attacks[case.attack] for name, attacks in others.items() if case.attack in attacks}
+    return engines | {name: attacks[case.attack] for name, attacks in others.items() if case.attack in attacks and name not in skipped}
 
 
 def _seeded(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
