@@ -18,7 +18,7 @@ from pipeline.params.edits import presets
 from pipeline.params.root import PARAMS_FILE, Params, load_params
 from pipeline.results.machine import cores, gpu, processor
 
-FIGURES = ("attacks", "classifier", "detection", "game", "promise", "transfer")
+METRICS = ("attacks", "classifier", "detection", "game", "promise", "transfer")
 """The files of metrics that results rest on."""
 
 
@@ -30,7 +30,7 @@ def require_run(params: Params) -> None:
         *(folder / MANIFEST for folder in sealed),
         *(paths.record(stage, item) for stage, item in stages),
         *(paths.SCORES, paths.CALIBRATION, paths.REDRAWS, paths.GAME),
-        *(paths.METRICS / f"{name}.json" for name in FIGURES),
+        *(paths.METRICS / f"{name}.json" for name in METRICS),
     ]
     if missing := next((path for path in needed if not path.is_file()), None):
         raise ArtifactError(f"{missing}: there is no such file, which the results rest on; `make repro` makes it.")

@@ -98,6 +98,8 @@ def test_what_changes_outside_the_project_is_noticed(adopted: Chain, tmp_path: P
     done = chain.repro("train_classifier")
     assert "Running stage 'train_classifier'" in done.stdout and "Running stage 'prepare'" in done.stdout
     assert chain.hashes(Path("artifacts/classifier")) != adopted.hashes(Path("artifacts/classifier"))
+    stale = chain.run("dvc", "status").stdout  # and everything that rests on them is to be made again
+    assert all(f"{stage}:" in stale for stage in ("attack@fgsm", "attack@pgd", "activations", "promise", "whitebox", "publish"))
     again = chain.repro("train_classifier").stdout
     assert "Running stage" not in again and "has changed" not in again
 

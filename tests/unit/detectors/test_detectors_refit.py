@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+from world_support import attacked_world
 
 from pipeline.detectors.building import build_bank, build_detector, fit_detector, group_class, pooled_moments, select_bank
 from pipeline.detectors.refit import Recipe, redrawn_flags, redrawn_roles, with_committees
@@ -34,17 +35,7 @@ def fingerprints(attacks: Sequence[str] = ATTACKS) -> FingerprintParams:
 
 
 def made_world(count: int, seed: int = 0) -> dict[str, Features]:
-    """Two classes; every attack moves the neurons in a direction of its own, if it succeeds."""
-    rng = np.random.default_rng(seed)
-    ids, labels, none = [f"{seed:016x}{number:016x}" for number in range(count)], rng.integers(0, CLASSES, count), np.zeros(count, np.bool_)
-    centres, traces = rng.normal(size=(CLASSES, LAYOUT.size)), rng.normal(0, 0.8, (len(ATTACKS), LAYOUT.size))
-    found = {CLEAN: Features(ids, labels, labels, labels, none, none, (centres[labels] + rng.normal(size=(count, 24))).astype(np.float32))}
-    for attack, trace in zip(ATTACKS, traces, strict=True):
-        success = rng.random(count) < 0.8
-        predicted = np.where(success, 1 - labels, labels)
-        neurons = centres[predicted] + rng.normal(size=(count, 24)) + trace * success[:, None]
-        found[attack] = Features(ids, labels, labels, predicted, success, none, neurons.astype(np.float32))
-    return found
+    return attacked_world(seed, [f"{seed:016x}{number:016x}" for number in range(count)], LAYOUT, CLASSES, ATTACKS, 0.8)
 
 
 WORLD = made_world(500)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from world_support import attacked_world
 
 from pipeline.detectors import building
 from pipeline.detectors.refit import Recipe
@@ -42,17 +43,7 @@ def params(**changes: object) -> HardeningParams:
 
 
 def made_world(count: int = 400, strength: float = 0.35) -> dict[str, Features]:
-    """Two classes; every attack moves the neurons in a direction of its own, if it succeeds."""
-    rng = np.random.default_rng(0)
-    ids, labels, none = [f"{number:032x}" for number in range(count)], rng.integers(0, CLASSES, count), np.zeros(count, np.bool_)
-    centres, traces = rng.normal(size=(CLASSES, LAYOUT.size)), rng.normal(0, strength, (len(ATTACKS), LAYOUT.size))
-    found = {CLEAN: Features(ids, labels, labels, labels, none, none, (centres[labels] + rng.normal(size=(count, 24))).astype(np.float32))}
-    for attack, trace in zip(ATTACKS, traces, strict=True):
-        success = rng.random(count) < 0.8
-        predicted = np.where(success, 1 - labels, labels)
-        neurons = centres[predicted] + rng.normal(size=(count, 24)) + trace * success[:, None]
-        found[attack] = Features(ids, labels, labels, predicted, success, none, neurons.astype(np.float32))
-    return found
+    return attacked_world(0, [f"{number:032x}" for number in range(count)], LAYOUT, CLASSES, ATTACKS, strength)
 
 
 WORLD = made_world()

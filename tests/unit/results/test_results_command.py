@@ -19,7 +19,7 @@ from pipeline.params.edits import edit
 from pipeline.params.root import load_params
 from pipeline.results import command
 from pipeline.results.machine import processor
-from pipeline.results.run import FIGURES, commands, require_run, run_facts
+from pipeline.results.run import METRICS, commands, require_run, run_facts
 from pipeline.results.study import ablation_inputs, find_study
 
 TARGET = Path("docs/results/made")
@@ -106,7 +106,7 @@ def _everything_is_there() -> None:
         write_json(paths.record(stage, item), {"stage": stage, "item": item, "params": known, "metrics": {}, "notes": []})
     for folder in (paths.DATA, paths.CLASSIFIER, paths.BANK, *(paths.attack(name) for name in params.attacks)):
         write_json(folder / MANIFEST, {})
-    for path in (paths.SCORES, paths.CALIBRATION, paths.REDRAWS, paths.GAME, *(paths.METRICS / f"{name}.json" for name in FIGURES)):
+    for path in (paths.SCORES, paths.CALIBRATION, paths.REDRAWS, paths.GAME, *(paths.METRICS / f"{name}.json" for name in METRICS)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
