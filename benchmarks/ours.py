@@ -12,8 +12,9 @@ from pipeline.attacks.base import AttackOptions, Outcome
 from pipeline.attacks.loop import on_survivors
 from pipeline.attacks.objectives import misclassified
 from pipeline.attacks.registry import family, parse_options
-from pipeline.classifiers.folding import Precision, for_steps
+from pipeline.classifiers.folding import for_steps
 from pipeline.params.attacks import AttackSpec
+from pipeline.params.base import Precision
 from pipeline.random import ImageRandom
 
 

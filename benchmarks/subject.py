@@ -138,6 +138,7 @@ def _trained(train: TrainingSet, tune: TrainingSet) -> Classifier:
         label_smoothing=0.0,
         pad=2,
         flip=False,
+        precision="float32",
         workers=1,
         seed=0,
     )

@@ -6,7 +6,7 @@ more so, so verdicts stay with the classifier itself.
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from pipeline.classifiers.cifar_resnet import BasicBlock
 from pipeline.classifiers.frozen_blocks import FrozenBlocks
 from pipeline.classifiers.model import Classifier, device_of, freeze
-
-Precision = Literal["float32", "bfloat16"]
+from pipeline.params.base import Precision
 
 _TOLERANCE = 1e-3
 """How far a folded model's logits may lie from the model's own, as a share of their largest size."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +91,7 @@ def fit_classifier(
         train: what is learned from; every worker holds all of it and takes its share of each batch.
         tune: what the best epoch is chosen by.
         params: the recipe; ``batch_size`` counts the images of all workers together.
-        device: where this worker computes; mixed precision (bfloat16) is used on CUDA only.
+        device: where this worker computes.
         rank: this worker's number, from 0.
         world: how many workers there are; with more than one, torch's process group joins them.
         report: called after every epoch, on every worker.
@@ -199,7 +199,7 @@ def train_epoch(
             rows = np.array_split(batch, world)[rank]
             images = to_float(pad_crop_flip(data.images, rows, params.pad, params.flip, draws)).to(device)
             labels = torch.tensor(data.labels[rows], device=device)
-            with _mixed_precision(device):
+            with torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
                 logits = model(images)
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=params.label_smoothing, reduction="sum")
             optimizer.zero_grad(set_to_none=True)
@@ -217,10 +217,6 @@ def _lent_stream(seed: int, epoch: int, rank: int, device: torch.device) -> Iter
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(generator(seed, "classifier/noise", str(epoch), str(rank)).integers(2**63)))
         yield
-
-
-def _mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def _evaluate_together(classifier: Classifier, tune: TrainingSet, params: TrainedClassifier, rank: int, world: int) -> tuple[float, float]:
@@ -250,7 +246,7 @@ def _sums(model: nn.Module, images: npt.NDArray[np.uint8], labels: npt.NDArray[n
     model.eval()
     device = device_of(model)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    with torch.inference_mode(), _mixed_precision(device):
+    with torch.inference_mode():
         for start in range(0, len(labels), batch_size):
             expected = torch.tensor(labels[start : start + batch_size], device=device)
             logits = model(to_float(images[start : start + batch_size]).to(device)).float()

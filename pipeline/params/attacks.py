@@ -1,10 +1,8 @@
 """``attacks`` and ``generation``: which attacks, and how their data sets are made."""
 
-from typing import Literal
-
 from pydantic import ConfigDict
 
-from pipeline.params.base import Name, Positive, Section, Seed
+from pipeline.params.base import Name, Positive, Precision, Section, Seed
 
 
 class AttackSpec(Section):
@@ -26,6 +24,6 @@ class GenerationParams(Section):
     batch_size: Positive
     eight_bit: bool
     """Store what an 8-bit image file can carry (true), or floats."""
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     """Of the attacks' own steps. bfloat16 is faster where the processor has it; what it does not break is attacked again in
     float32, which alone decides success."""

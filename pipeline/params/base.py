@@ -1,6 +1,6 @@
 """What every section of the params file shares: strict types, no unknown keys, no defaults in code."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -48,3 +48,5 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Distance = Annotated[float, BeforeValidator(_fraction), Field(ge=0)]
 """A perturbation size in pixel units of [0, 1]; may be written as a fraction such as ``8/255``."""
+Precision = Literal["float32", "bfloat16"]
+"""How wide a computation's matrix products and convolutions are."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Count, Positive, Section, Seed, Sequence, Share
+from pipeline.params.base import Count, Positive, Precision, Section, Seed, Sequence, Share
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -38,6 +38,9 @@ class TrainedClassifier(Preprocessing):
     """Random shift by up to this many pixels (reflected)."""
     flip: bool
     """Random horizontal flip."""
+    precision: Precision
+    """Of the passes over the ``train`` split (bfloat16 by autocast: weights, losses and the loss on ``tune`` stay float32).
+    bfloat16 is faster where the processor has it."""
     workers: Positive
     """Ray Train workers: unlike other worker counts it changes the result, so it is a param."""
     seed: Seed

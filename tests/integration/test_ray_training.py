@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PARAMS = TrainedClassifier(
     kind="train", architecture="cifar_resnet20", pretrained=False, mean=(0.3,), std=(0.4,), input_size=(8, 8), epochs=4, patience=4,
-    batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=5e-4, label_smoothing=0.1, pad=1, flip=False, workers=1, seed=0,
+    batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=5e-4, label_smoothing=0.1, pad=1, flip=False, precision="float32",
+    workers=1, seed=0,
 )  # fmt: skip
 STEPS = 5
 """Of an epoch: 150 images in batches of 32."""

@@ -95,6 +95,20 @@ def test_a_finished_training_is_not_gone_on_with(small: dict[str, Any]) -> None:
     assert same(result.best_state, whole.best_state)
 
 
+def test_low_precision_passes_train_weights_and_judge_epochs_in_float32(small: dict[str, Any]) -> None:
+    exact, _ = fit(small)
+    low = {**small, "params": small["params"].model_copy(update={"precision": "bfloat16"})}
+    (first, said), (again, _) = fit(low), fit(low)
+    assert same(first.best_state, again.best_state)
+    assert not same(first.best_state, exact.best_state)
+    assert {value.dtype for value in first.best_state.values()} == {value.dtype for value in exact.best_state.values()}
+    assert first.history[0].train_loss == pytest.approx(exact.history[0].train_loss, rel=0.05)
+    last = build_untrained(small["params"], 10, 1)
+    last.load_state_dict(said[-1].state)
+    loss, _ = evaluate(last, small["tune"].images, small["tune"].labels, 32)
+    assert said[-1].history[-1].tune_loss == pytest.approx(loss, rel=1e-5)  # bfloat16 is some 1e-3 off
+
+
 class Dropping(nn.Module):
     """A network whose training draws from torch's global stream."""
 
