@@ -85,6 +85,7 @@ class Ours:
         self.params = SelectionParams(
             effect_size=sizes.effect_size,
             false_discovery_rate=sizes.p_value,
+            cross_fit=None,
             prefer="random",
             bank_size=sizes.candidates,
             min_clean=2,
@@ -164,9 +165,8 @@ TITLES = ("clean means", "clean deviations", "attacked means", "attacked deviati
 
 
 def _ours(block: CandidateBlock) -> Numbers:
-    attacked = block.attacked[ATTACK]
-    effect = np.abs(cohens_d(block.clean, attacked))
-    return Numbers(block.clean.mean, block.clean.std(), attacked.mean, attacked.std(), effect)
+    clean, attacked = block.whole.clean, block.whole.attacked[ATTACK]
+    return Numbers(clean.mean, clean.std(), attacked.mean, attacked.std(), np.abs(cohens_d(clean, attacked)))
 
 
 def _difference(ours: npt.NDArray[Any], peer: npt.NDArray[Any]) -> float:

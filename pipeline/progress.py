@@ -49,7 +49,12 @@ def progress(title: str, total: int, finished: int = 0) -> Iterator[Callable[[in
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
+        return Text("" if speed is None else _pace(speed))
+
+
+def _pace(rate: float) -> str:
+    """A rate a second; of what takes long, the seconds of each."""
+    return f"{rate:.1f}/s" if rate >= 0.1 or not rate else f"{1 / rate:.0f} s each"
 
 
 class _Lines:
@@ -66,4 +71,4 @@ class _Lines:
             self.said = now
             rate = (self.done - self.finished) / max(now - self.start, 1e-9)
             left = (self.total - self.done) / rate if rate else float("inf")
-            print(f"{self.title}: {self.done} of {self.total}, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{self.title}: {self.done} of {self.total}, {_pace(rate)}, {left:.0f} s left", file=sys.stderr, flush=True)

@@ -14,12 +14,14 @@ from pipeline.fingerprints.selection import Selected
 
 ARRAYS = "bank.safetensors"
 PLAIN = "bank.json"
+FACTS = ("group", "clean", "attacked", "cross_fitted", "reasons")
+"""What is told of a selection beside its arrays."""
 
 
 def selected_output(selected: Selected) -> ShardOutput:
     """One group's selection as a shard."""
     arrays = {field.name: getattr(selected.fingerprints, field.name) for field in fields(Fingerprints)}
-    about = {"group": selected.group, "clean": selected.clean, "attacked": selected.attacked, "reasons": selected.reasons}
+    about = {name: getattr(selected, name) for name in FACTS}
     return ShardOutput({**arrays, "p_value": selected.p_value}, {}, about)
 
 
@@ -28,18 +30,15 @@ def read_selected(store: ShardStore, name: str, signature: str) -> Selected:
     folder, about = store.read(name, signature)
     arrays = read_arrays(folder / SHARD_ARRAYS)
     p_value = arrays.pop("p_value")
-    return Selected(about["group"], Fingerprints(**arrays), p_value, about["clean"], about["attacked"], about["reasons"])
+    return Selected(fingerprints=Fingerprints(**arrays), p_value=p_value, **{name: about[name] for name in FACTS})
 
 
 def write_bank(folder: Path, bank: Bank, selected: Mapping[str, Selected], attacks: Sequence[str]) -> None:
     """Writes the ``bank`` artifact, with what became of every group's candidates and the attacks that it was fitted on."""
     shutil.rmtree(folder, ignore_errors=True)
     put_bank(folder, bank)
-    selection = {
-        name: {"clean": group.clean, "attacked": group.attacked, "reasons": group.reasons, "kept": len(group.fingerprints)}
-        for name, group in selected.items()
-    }
-    write_json(folder / "selection.json", selection)
+    facts = {name: {fact: getattr(group, fact) for fact in FACTS} | {"kept": len(group.fingerprints)} for name, group in selected.items()}
+    write_json(folder / "selection.json", facts)
     seal(folder, kind="bank", stage="select_fingerprints", about={"groups": list(bank.names), "attacks": list(attacks)})
 
 

@@ -1,6 +1,6 @@
 """Features at rest: the kept neurons of clean and attacked images, shard by shard."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,10 @@ from pipeline.fingerprints.features import CLEAN, Features, Layout
 if TYPE_CHECKING:
     from pipeline.artifacts.adversarial import AdversarialSet
 
-__all__ = ["CLEAN", "FeatureSet", "attacked_features", "clean_features", "feature_output", "join", "write_features"]
+__all__ = ["CLEAN", "FeatureSet", "attacked_features", "clean_features", "feature_output", "join", "stored_features", "write_features"]
+
+COLUMNS = ("labels", "clean_predicted", "predicted", "success", "skipped")
+"""Of the rows, beside ``id``; named like the attributes of ``Features``."""
 
 
 def feature_output(features: Features) -> ShardOutput:
@@ -25,10 +28,16 @@ def feature_output(features: Features) -> ShardOutput:
     rows = pa.table(
         {
             "id": pa.array(features.ids, pa.string()),
-            **{name: getattr(features, name) for name in ("labels", "clean_predicted", "predicted", "success", "skipped")},
+            **{name: getattr(features, name) for name in COLUMNS},
         }
     )
     return ShardOutput({"neurons": features.neurons}, {"rows": rows}, {"images": len(features.ids)})
+
+
+def stored_features(rows: pa.Table, arrays: Mapping[str, npt.NDArray[Any]]) -> Features:
+    """The features that ``feature_output`` described; further columns are left alone."""
+    columns = {name: rows.column(name).to_numpy() for name in COLUMNS}
+    return Features(ids=rows.column("id").to_pylist(), neurons=arrays["neurons"], **columns)
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,7 @@ class FeatureSet:
 
     def read(self, shard: str) -> Features:
         """One shard's features."""
-        rows = self.artifact.table(f"{shard}.rows.parquet")
-        columns = {name: rows.column(name).to_numpy() for name in ("labels", "clean_predicted", "predicted", "success", "skipped")}
-        return Features(
-            ids=rows.column("id").to_pylist(), neurons=self.artifact.arrays(f"{shard}.arrays.safetensors")["neurons"], **columns
-        )
+        return stored_features(self.artifact.table(f"{shard}.rows.parquet"), self.artifact.arrays(f"{shard}.arrays.safetensors"))
 
     def predicted(self, source: str, split: str) -> npt.NDArray[np.int64]:
         """The predicted classes of a source's images in a split, without their neurons."""
@@ -104,10 +109,7 @@ def join(parts: list[Features], width: int) -> Features:
         return Features([], none, none, none, no, no, np.empty((0, width), np.float32))
     return Features(
         ids=[key for part in parts for key in part.ids],
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("labels", "clean_predicted", "predicted", "success", "skipped", "neurons")
-        },
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in (*COLUMNS, "neurons")},
     )
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.artifacts.detectors import CalibratedDetector
-from pipeline.artifacts.features import CLEAN, feature_output, join
+from pipeline.artifacts.features import CLEAN, feature_output, join, stored_features
 from pipeline.artifacts.files import read_arrays, read_table
 from pipeline.artifacts.scores import SCHEMA as SCORES
 from pipeline.artifacts.scores import renamed, score_table
-from pipeline.artifacts.store import ShardOutput
+from pipeline.artifacts.store import ARRAYS, ShardOutput
 from pipeline.detectors.committee import CommitteeDetector
 from pipeline.evaluation.hardening import Looked
 from pipeline.fingerprints.features import Features
@@ -42,9 +42,8 @@ def survivors_output(found: Mapping[str, Features], width: int) -> ShardOutput:
 
 def read_survivors(folder: Path) -> list[Features]:
     """The survivors of one part, a batch an attack."""
-    rows, neurons = read_table(folder / "rows.parquet"), read_arrays(folder / "arrays.safetensors")["neurons"]
-    columns = {name: rows.column(name).to_numpy() for name in ("labels", "clean_predicted", "predicted", "success", "skipped")}
-    whole, names = Features(ids=rows.column("id").to_pylist(), neurons=neurons, **columns), rows.column("attack").to_pylist()
+    rows = read_table(folder / "rows.parquet")
+    whole, names = stored_features(rows, read_arrays(folder / ARRAYS)), rows.column("attack").to_pylist()
     return [whole.where(np.array([other == name for other in names], np.bool_)) for name in dict.fromkeys(names)]
 
 

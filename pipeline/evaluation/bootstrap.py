@@ -49,6 +49,18 @@ def resampled_weights(rng: np.random.Generator, images: int, resamples: int) -> 
         yield np.ascontiguousarray(counts.T, dtype=np.float64)
 
 
+def percentile_interval(resampled: Float64, confidence: float) -> tuple[float, float]:
+    """The ends of the percentile interval (Efron and Tibshirani 1993, section 13.3); undefined (NaN) resamples are left out.
+
+    Args:
+        resampled: (b,), at least one of them defined.
+        confidence: of the interval, such as 0.95.
+    """
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def tally(scores: DetectorScores, weights: Float64, alphas: Mapping[str, float]) -> dict[str, Tally]:
     """All measures of one detector.
 

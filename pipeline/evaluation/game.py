@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation.bootstrap import resampled_weights
+from pipeline.evaluation.bootstrap import percentile_interval, resampled_weights
 from pipeline.evaluation.estimates import UNDEFINED, Estimate
 from pipeline.evaluation.metrics import wilson
 from pipeline.params.evaluation import EvaluationParams
@@ -156,8 +156,6 @@ def _estimate(value: float, resampled: Floats, units: int | None, confidence: fl
         return UNDEFINED
     if units is not None and value in (0.0, 1.0):
         return wilson(round(value) * units, units, confidence) if units else Estimate(float(value), 0.0, 1.0)
-    tail = (1 - confidence) / 2
     if np.isnan(resampled).all():
         return Estimate(float(value), None, None)
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
-    return Estimate(float(value), float(low), float(high))
+    return Estimate(float(value), *percentile_interval(resampled, confidence))

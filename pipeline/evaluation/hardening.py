@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation.bootstrap import resampled_weights
+from pipeline.evaluation.bootstrap import percentile_interval, resampled_weights
 from pipeline.evaluation.estimates import UNDEFINED, Estimate
 from pipeline.evaluation.game import SCALE, Play, filtered, plain, summarise
 from pipeline.fingerprints.features import CLEAN
@@ -121,12 +121,11 @@ def change(now: tuple[Floats, Floats], before: tuple[Floats, Floats], params: Ev
     value = float(apart(np.ones((images, 1)))[0])
     if np.isnan(value):
         return UNDEFINED
-    rng, tail = generator(params.bootstrap_seed, "bootstrap"), (1 - params.confidence) / 2
+    rng = generator(params.bootstrap_seed, "bootstrap")
     spread = np.concatenate([apart(weights) for weights in resampled_weights(rng, images, params.bootstrap)])
     if (np.isnan(spread) | (spread == value)).all():
         return Estimate(value, None, None)
-    low, high = np.nanquantile(spread, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *percentile_interval(spread, params.confidence))
 
 
 def areas(number: int, metrics: Mapping[str, float | None], attacks: list[str]) -> Iterator[Measured]:

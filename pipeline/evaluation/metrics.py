@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.evaluation.bootstrap import Tally, resampled_weights, tally
+from pipeline.evaluation.bootstrap import Tally, percentile_interval, resampled_weights, tally
 from pipeline.evaluation.estimates import UNDEFINED, Estimate
 from pipeline.evaluation.score_table import DetectorScores, read_detectors
 from pipeline.params.evaluation import EvaluationParams
@@ -128,6 +128,4 @@ def _estimate(point: Tally, parts: Sequence[Tally], confidence: float) -> Estima
     values = np.concatenate([part.ratio() for part in parts])
     if np.isnan(values).all():
         return Estimate(value, None, None)
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *percentile_interval(values, confidence))

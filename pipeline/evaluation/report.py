@@ -29,7 +29,7 @@ from pipeline.evaluation.figures import (
 )
 from pipeline.evaluation.game_figures import frontier
 from pipeline.evaluation.hardening_figure import hardening_figure
-from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
+from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.plotting import ROLES, percent
 from pipeline.evaluation.report_inputs import GalleryItem, ReportInputs
 from pipeline.evaluation.report_rows import (
@@ -39,6 +39,7 @@ from pipeline.evaluation.report_rows import (
     detector_rows,
     facts,
     game_rows,
+    hardening_section,
     promise_section,
     seconds,
     transfer_section,
@@ -108,12 +109,8 @@ def _transfer(study: TransferStudy, alpha: float) -> dict[str, Any]:
 
 
 def _hardened(study: HardeningStudy) -> dict[str, Any]:
-    return {
-        "study": study,
-        "sentence": hardening_sentence(study),
-        "rounds": hardening_rounds(study),
-        "figure": _inline(hardening_figure(study), "hardening", "Accepted and detected shares, round by round"),
-    }
+    figure = _inline(hardening_figure(study), "hardening", "Accepted and detected shares, round by round")
+    return {**hardening_section(study), "figure": figure}
 
 
 def _redrawn(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.evaluation.figures import attack_names
 from pipeline.evaluation.game_verdict import paragraph, summary
+from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
 from pipeline.evaluation.report_inputs import ReportInputs
@@ -147,6 +148,11 @@ def game_says(inputs: ReportInputs) -> str:
 def transfer_section(study: TransferStudy, alpha: float) -> dict[str, Any]:
     """What is said of unseen attacks, and a row a fit."""
     return {"study": study, "sentence": transfer_sentence(study, alpha), "rows": transfer_rows(study, alpha)}
+
+
+def hardening_section(study: HardeningStudy) -> dict[str, Any]:
+    """What is said of the rounds of hardening, and a table a round."""
+    return {"study": study, "sentence": hardening_sentence(study), "rounds": hardening_rounds(study)}
 
 
 def promise_section(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:

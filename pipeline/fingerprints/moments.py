@@ -41,6 +41,10 @@ class Moments:
         merged = merge(self, Moments.of(scores))
         self.count, self.mean, self.m2 = merged.count, merged.mean, merged.m2
 
+    def some(self, which: npt.NDArray[np.intp]) -> "Moments":
+        """The moments of some of the F scores."""
+        return Moments(self.count, self.mean[which], self.m2[which])
+
     def std(self, ddof: int = 1) -> npt.NDArray[np.float64]:
         """Standard deviations, (F,); NaN where no more than ``ddof`` images were seen."""
         if self.count <= ddof:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.fingerprints.bank import Fingerprints
-from pipeline.fingerprints.candidates import CandidateBlock, mixed_moments
+from pipeline.fingerprints.candidates import CandidateBlock, Sides
 from pipeline.fingerprints.features import POOLED
 from pipeline.fingerprints.moments import Moments
 from pipeline.params.fingerprints import SelectionParams
@@ -25,6 +25,7 @@ class Selected:
         p_value: (F,) float64, of the attack that each shows best (see ``strongest``), not adjusted for the number of candidates.
         clean: clean images behind the moments.
         attacked: successful attacks behind them, an image counting once an attack.
+        cross_fitted: whether each fingerprint's moments are of images that did not choose it.
         reasons: what became of the candidates, in the order in which they were judged: ``duplicate`` (the same index set
             again), ``too_few_images``, ``constant`` (no variance on one side), ``not_significant``, ``small_effect``,
             ``surplus`` (beyond the bank's size), ``kept``, ``kept_below_cut`` (see ``select``); adds up to the number of
@@ -36,6 +37,7 @@ class Selected:
     p_value: npt.NDArray[np.float64]
     clean: int
     attacked: int
+    cross_fitted: bool
     reasons: dict[str, int]
 
 
@@ -85,6 +87,10 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
     all attacks together, an image once an attack; effect and test are of one attack (see ``strongest``), and of those that reached the
     group ``min_attacked`` times, where there are such.
 
+    What is largest by luck looks larger than it is: of candidates chosen by their effect, moments on the same images exaggerate it. Where
+    the group has enough images (``cross_fit``), each half of them chooses among half of the candidates, which keep the moments of the
+    other half; effect and p-value stay those of the choice.
+
     The pooled group is what classes with too little fall back on, so it must not run dry: where too few of its candidates
     pass, those with the next largest effects are kept too. Classes differ more than attacked from clean does, so over all
     of them effects are small.
@@ -100,17 +106,20 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
     """
     from scipy.stats import false_discovery_control  # as above
 
-    clean, attacked = candidates.clean, mixed_moments(candidates, fit_attacks)
     fate = np.full(len(candidates.indices), "kept", dtype="<U16")
-    fate[_constant(clean) | _constant(attacked)] = "constant"
-    reached = [candidates.attacked[name] for name in fit_attacks if candidates.attacked[name].count >= 2]
-    known = [moments for moments in reached if moments.count >= params.min_attacked] or reached
-    if clean.count < 2 or not known:
-        fate[:] = "too_few_images"
-    fate[_repeated(candidates.indices)] = "duplicate"
-    effect, p_value = np.zeros(len(fate)), np.ones(len(fate))
+    effect, p_value, moments = np.zeros(len(fate)), np.ones(len(fate)), np.empty((4, len(fate)))
+    repeated, turns = _repeated(candidates.indices), _turns(candidates, fit_attacks, params)
+    for turn in turns:
+        clean, attacked = turn.kept.clean, turn.kept.mixed()
+        moments[:, turn.rows] = clean.mean, clean.std(), attacked.mean, attacked.std()
+        fate[turn.rows[turn.constant()]] = "constant"
+        if not (known := turn.known(params.min_attacked)):
+            fate[turn.rows] = "too_few_images"
+        fate[np.intersect1d(turn.rows, repeated)] = "duplicate"
+        if (tested := np.flatnonzero(fate[turn.rows] == "kept")).size:
+            rows = turn.rows[tested]
+            effect[rows], p_value[rows] = strongest(turn.chosen_by.clean.some(tested), [each.some(tested) for each in known])
     if (tested := np.flatnonzero(fate == "kept")).size:
-        effect[tested], p_value[tested] = strongest(_some(clean, tested), [_some(moments, tested) for moments in known])
         fate[tested[np.abs(effect[tested]) < params.effect_size]] = "small_effect"
         fate[tested[false_discovery_control(p_value[tested]) > params.false_discovery_rate]] = "not_significant"
     fate[_surplus(np.flatnonzero(fate == "kept"), candidates.indices, effect, params, rng)] = "surplus"
@@ -120,26 +129,50 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
     fingerprints = Fingerprints(
         candidates.indices[kept],
         candidates.layer[kept],
-        *(values[kept].astype(np.float32) for values in (clean.mean, clean.std(), attacked.mean, attacked.std(), effect)),
+        *(values[kept].astype(np.float32) for values in (*moments, effect)),
     )
     reasons = {str(name): int(count) for name, count in zip(*np.unique(fate, return_counts=True), strict=True)}
-    return Selected(candidates.group, fingerprints, p_value[kept], clean.count, attacked.count, reasons)
+    # Two turns keep a half of the images each, one turn all of them.
+    images = [sum(each) for each in zip(*((turn.kept.clean.count, turn.kept.mixed().count) for turn in turns), strict=True)]
+    return Selected(candidates.group, fingerprints, p_value[kept], images[0], images[1], len(turns) > 1, reasons)
 
 
-def _constant(moments: Moments) -> npt.NDArray[np.bool_]:
-    """Where the deviation is zero, or no more than the rounding of float32 scores leaves of it."""
-    std = moments.std()
-    return (std <= _FLOAT32.eps * np.abs(moments.mean)) | (std < _FLOAT32.tiny)
+@dataclass(frozen=True)
+class _Turn:
+    """Some candidates, (R,) ``rows``, with their moments on the images that choose among them and on those whose moments are kept."""
+
+    rows: npt.NDArray[np.intp]
+    chosen_by: Sides
+    kept: Sides
+
+    def constant(self) -> npt.NDArray[np.bool_]:
+        """Where the deviation of a side is zero, or no more than the rounding of float32 scores leaves of it, (R,)."""
+        stds = [(moments.mean, moments.std()) for each in (self.chosen_by, self.kept) for moments in (each.clean, each.mixed())]
+        still: npt.NDArray[np.bool_] = np.any([(std <= _FLOAT32.eps * np.abs(mean)) | (std < _FLOAT32.tiny) for mean, std in stds], axis=0)
+        return still
+
+    def known(self, least: int) -> list[Moments]:
+        """The attacks that reached the group ``least`` times, else those that did twice; none where no effect can be told."""
+        reached = [each for each in self.chosen_by.attacked.values() if each.count >= 2]
+        return ([each for each in reached if each.count >= least] or reached) if self.chosen_by.clean.count >= 2 else []
+
+
+def _turns(candidates: CandidateBlock, attacks: Sequence[str], params: SelectionParams) -> list[_Turn]:
+    """Who chooses and whose moments are kept: all images both, or, where there are enough, one half the even candidates and the
+    other the odd ones, each with the moments of the other half (cross-fitting).
+    """
+    rows, (one, two) = np.arange(len(candidates.indices)), (half.of(attacks) for half in candidates.halves)
+    if params.cross_fit is None or min(each.count for half in (one, two) for each in (half.clean, half.mixed())) < params.cross_fit:
+        whole = one.merged(two)
+        return [_Turn(rows, whole, whole)]
+    pairs = ((rows[::2], one, two), (rows[1::2], two, one))
+    return [_Turn(some, chosen_by.some(some), kept.some(some)) for some, chosen_by, kept in pairs]
 
 
 def _repeated(indices: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
     """Rows that are the same set as an earlier one: in a small layer the same few neurons come up again and again."""
     _, first = np.unique(np.sort(indices, axis=1), axis=0, return_index=True)
     return np.setdiff1d(np.arange(len(indices)), first)
-
-
-def _some(moments: Moments, which: npt.NDArray[np.intp]) -> Moments:
-    return Moments(moments.count, moments.mean[which], moments.m2[which])
 
 
 def _next_best(fate: npt.NDArray[np.str_], effect: npt.NDArray[np.float64], params: SelectionParams) -> npt.NDArray[np.intp]:

@@ -31,6 +31,18 @@ def test_lines_have_the_rate_and_the_time_left(clock: list[float], capsys: pytes
     assert capsys.readouterr().err.splitlines() == ["images: 40 of 100, 2.0/s, 30 s left", "images: 100 of 100, 4.0/s, 0 s left"]
 
 
+def test_of_what_takes_long_the_seconds_of_each_are_said(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("epochs", 3) as advance:
+        for _ in range(3):
+            clock[0] += 65
+            advance(1)
+    assert [line.split(", ")[1:] for line in capsys.readouterr().err.splitlines()] == [
+        ["65 s each", "130 s left"],
+        ["65 s each", "65 s left"],
+        ["65 s each", "0 s left"],
+    ]
+
+
 def test_what_was_there_before_is_no_part_of_the_rate(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with progress("images", 100, finished=60) as advance:
         clock[0] += 20

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evaluation.bootstrap import resampled_weights, tally
+from pipeline.evaluation.bootstrap import percentile_interval, resampled_weights, tally
 from pipeline.evaluation.metrics import evaluate_table, percent
 from pipeline.evaluation.score_table import CLEAN, DetectorScores, read_detectors
 from pipeline.evaluation.verdict import Rate, rate
@@ -34,15 +34,14 @@ def mean_over_attacks(scores: pa.Table, params: EvaluationParams) -> dict[str, f
     """
     detectors, alphas = read_detectors(scores), {percent(alpha): alpha for alpha in params.alphas}
     images = len(next(iter(detectors.values())).correct) if detectors else 0
-    rng, tail = generator(params.bootstrap_seed, "bootstrap"), (1 - params.confidence) / 2
+    rng = generator(params.bootstrap_seed, "bootstrap")
     known = {name: [attack for attack, hit in each.attacks.items() if len(hit.images)] for name, each in detectors.items()}
     point = _means(detectors, known, np.ones((images, 1)), alphas)
     parts = [_means(detectors, known, weights, alphas) for weights in resampled_weights(rng, images, params.bootstrap)] if point else []
     flat: dict[str, float | None] = {}
     for name, (value,) in point.items():
         certain = value in (0.0, 1.0)
-        spread = np.concatenate([part[name] for part in parts])
-        low, high = (None, None) if certain else map(float, np.nanquantile(spread, [tail, 1 - tail]))
+        low, high = (None, None) if certain else percentile_interval(np.concatenate([part[name] for part in parts]), params.confidence)
         flat |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
     return flat
 

@@ -16,10 +16,10 @@ from pipeline.evaluation.results.ablation import AblationInputs, ablation_sectio
 from pipeline.evaluation.results.detection import detection_section
 from pipeline.evaluation.results.facts import RunFacts, fact_rows, without_paths
 from pipeline.evaluation.results.markdown import escape, table
-from pipeline.evaluation.results.studies import game_tables, promise_tables, transfer_tables
+from pipeline.evaluation.results.studies import game_tables, hardening_tables, promise_tables, transfer_tables
 from pipeline.evaluation.verdict import Verdict, verdict
 
-PAGES = ("README", "detection", "transfer", "promise", "game", "ablation")
+PAGES = ("README", "detection", "transfer", "promise", "game", "hardening", "ablation")
 MARK = "<!-- Written by `whorl results`, which overwrites it. -->"
 """How every page begins, and by which it is known as one that may be overwritten."""
 
@@ -53,6 +53,7 @@ def _context(inputs: ReportInputs, run: RunFacts, ablation: AblationInputs | Non
         "transfer": transfer_tables(inputs.transfer, inputs.alpha) if inputs.transfer else None,
         "promise": promise_tables(inputs.redrawn, inputs, attacks, alphas) if inputs.redrawn else None,
         "game": game_tables(inputs, attacks),
+        "hardening": hardening_tables(inputs.hardened) if inputs.hardened else None,
         "ablation": ablation_section(ablation) if ablation else None,
     }
 

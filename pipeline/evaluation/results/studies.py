@@ -5,9 +5,10 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.evaluation.hardening_study import MEASURES, HardeningStudy
 from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.report_inputs import ReportInputs
-from pipeline.evaluation.report_rows import game_rows, promise_section, transfer_section
+from pipeline.evaluation.report_rows import game_rows, hardening_section, promise_section, transfer_section
 from pipeline.evaluation.results.markdown import area, number, share, table
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 from pipeline.evaluation.verdict import Rate
@@ -33,6 +34,33 @@ def transfer_tables(study: TransferStudy, alpha: float) -> dict[str, Any]:
 
 def _mark(cell: Mapping[str, Any]) -> str:
     return UNSEEN if cell["unseen"] else ""
+
+
+def hardening_tables(study: HardeningStudy) -> dict[str, Any]:
+    """The report's rows as ``tables``: the name of each round and its table."""
+    section, looks = hardening_section(study), study.looks
+    header = (
+        "attack",
+        "detected as sent",
+        f"detected after {looks} looks",
+        f"accepted after {looks} looks",
+        "detected as sent, even thresholds",
+        "accepted, even thresholds",
+        "AUROC",
+        "survivors, new in the fit",
+    )
+    tables = []
+    for found in section["rounds"]:
+        rows = [
+            (row["attack"], *(share(row[measure]) for measure in MEASURES), area(row["auroc"]), number(row["survivors"]))
+            for row in found["rows"]
+        ]
+        alarms = [
+            ("clean images: false alarms", share(found["flagged"]), *[None] * 6),
+            ("clean images classified correctly", share(found["correct_only"]), *[None] * 6),
+        ]
+        tables.append((found["name"], table(header, [*rows, *alarms])))
+    return {**section, "tables": tables}
 
 
 def promise_tables(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:

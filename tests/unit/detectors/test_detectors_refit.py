@@ -9,7 +9,7 @@ from world_support import attacked_world
 from pipeline.detectors.building import build_bank, build_detector, fit_detector, group_class, pooled_moments, select_bank
 from pipeline.detectors.refit import Recipe, redrawn_flags, redrawn_roles, with_committees
 from pipeline.evaluation.redraws import mean_rate
-from pipeline.fingerprints.candidates import CandidateBlock, block_moments
+from pipeline.fingerprints.candidates import CandidateBlock, Sides, block_moments
 from pipeline.fingerprints.features import CLEAN, POOLED, Features, Layout
 from pipeline.fingerprints.joint import PooledMoments
 from pipeline.fingerprints.moments import Moments
@@ -20,7 +20,14 @@ from pipeline.random import ImageRandom
 
 LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 12, 24)), 2, ("fgsm", "pgd", "pgd_targeted")
 SELECTION = SelectionParams(
-    effect_size=0.1, false_discovery_rate=0.2, prefer="random", bank_size=40, min_clean=10, min_attacked=10, min_fingerprints=8
+    effect_size=0.1,
+    false_discovery_rate=0.2,
+    cross_fit=None,
+    prefer="random",
+    bank_size=40,
+    min_clean=10,
+    min_attacked=10,
+    min_fingerprints=8,
 )
 COMMITTEE = CommitteeDetectorParams(
     kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, seed=0
@@ -65,7 +72,8 @@ def scores_without(held_out: str, world: dict[str, Features], asked: set[str]) -
 
     def read(group: str) -> CandidateBlock:
         known = block(world, group)
-        return CandidateBlock(known.group, known.indices, known.layer, known.clean, Kept(known.attacked, asked))
+        one, two = (Sides(half.clean, Kept(half.attacked, asked)) for half in known.halves)
+        return CandidateBlock(known.group, known.indices, known.layer, (one, two))
 
     def moments(source: str) -> PooledMoments:
         asked.add(source)

@@ -13,7 +13,14 @@ LAYOUT = Layout(("early", "late", "logits"), (0, 40, 64, 70))
 
 def selection_params(**changes: Any) -> SelectionParams:
     values = dict(
-        effect_size=0.8, false_discovery_rate=0.001, prefer="random", bank_size=1000, min_clean=20, min_attacked=20, min_fingerprints=5
+        effect_size=0.8,
+        false_discovery_rate=0.001,
+        cross_fit=None,
+        prefer="random",
+        bank_size=1000,
+        min_clean=20,
+        min_attacked=20,
+        min_fingerprints=5,
     )
     return SelectionParams(**(values | changes))
 

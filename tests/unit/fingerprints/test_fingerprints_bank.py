@@ -14,7 +14,9 @@ from pipeline.fingerprints.selection import Selected
 
 
 def selected(group: str, count: int, clean: int = 50, attacked: int = 50) -> Selected:
-    return Selected(group, random_fingerprints(np.random.default_rng(count), count), np.zeros(count), clean, attacked, {"kept": count})
+    return Selected(
+        group, random_fingerprints(np.random.default_rng(count), count), np.zeros(count), clean, attacked, False, {"kept": count}
+    )
 
 
 def assembled(**changes: Selected) -> Bank:

@@ -7,7 +7,7 @@ import pytest
 from fingerprints_support import LAYOUT, clean_features, image_ids
 
 from pipeline.errors import WhorlError
-from pipeline.fingerprints.candidates import CandidateBlock, block_moments, concatenate, group_rows, mixed_moments
+from pipeline.fingerprints.candidates import CandidateBlock, block_moments, concatenate, group_rows, in_second_half
 from pipeline.fingerprints.features import Features
 from pipeline.fingerprints.sampling import sample_index_sets
 
@@ -59,9 +59,9 @@ def test_moments_are_those_of_each_sides_own_images(group: int | None) -> None:
     stream = [("clean", clean), ("fgsm", fgsm), ("pgd", pgd)]
     block = block_moments(indices, layer, stream, group_class=group, attacks=["fgsm", "pgd", "cw"])
     assert block.group == ("pooled" if group is None else str(group))
-    assert block.attacked["cw"].count == 0
+    assert block.whole.attacked["cw"].count == 0
     for source, features in stream:
-        moments = block.clean if source == "clean" else block.attacked[source]
+        moments = block.whole.clean if source == "clean" else block.whole.attacked[source]
         of_class = (features.predicted == group) | (group is None)
         rows = of_class & ((features.labels == features.predicted) if source == "clean" else features.success)
         scores = features.neurons[rows].astype(np.float64)[:, indices].mean(axis=-1)
@@ -70,12 +70,30 @@ def test_moments_are_those_of_each_sides_own_images(group: int | None) -> None:
         np.testing.assert_allclose(moments.m2, np.square(scores - scores.mean(axis=0)).sum(axis=0), rtol=1e-5, atol=1e-6)
 
 
+def test_a_clean_image_and_what_was_made_of_it_are_in_one_half_and_the_halves_are_all_images() -> None:
+    rng = np.random.default_rng(9)
+    clean, (indices, layer) = some_clean(rng, 7 * 30), candidates()
+    attacked = replace(attacked_features(rng, 30), ids=clean.ids)
+    block = block_moments(indices, layer, [("clean", clean), ("pgd", attacked)], group_class=None, attacks=["pgd"])
+    second = in_second_half(clean.ids)
+    assert 60 < second.sum() < 140 and (in_second_half(clean.ids[::-1]) == second[::-1]).all()
+    for number, half in enumerate(block.halves):
+        for moments, features, rows in (
+            (half.clean, clean, clean.labels == clean.predicted),
+            (half.attacked["pgd"], attacked, attacked.success),
+        ):
+            mine = rows & (in_second_half(features.ids) == bool(number))
+            scores = features.neurons[mine].astype(np.float64)[:, indices].mean(axis=-1)
+            assert moments.count == mine.sum()
+            np.testing.assert_allclose(moments.mean, scores.mean(axis=0), atol=1e-6)
+
+
 def test_attacked_moments_come_from_attacked_activations() -> None:
     """The authors' package stores the clean activations under both names."""
     rng = np.random.default_rng(2)
     indices, layer = candidates()
     block = block_moments(indices, layer, [("clean", some_clean(rng)), ("pgd", attacked_features(rng, 20))], group_class=1, attacks=["pgd"])
-    assert (block.clean.mean < 1).all() and (block.attacked["pgd"].mean > 2).all()
+    assert (block.whole.clean.mean < 1).all() and (block.whole.attacked["pgd"].mean > 2).all()
 
 
 def test_failed_and_skipped_attacks_never_reach_the_moments() -> None:
@@ -84,9 +102,10 @@ def test_failed_and_skipped_attacks_never_reach_the_moments() -> None:
     poisoned = replace(features, neurons=np.where(features.success[:, None], features.neurons, np.float32(1e6)))
     indices, layer = candidates()
     plain, other = (block_moments(indices, layer, [("pgd", each)], group_class=None, attacks=["pgd"]) for each in (features, poisoned))
-    assert plain.attacked["pgd"].count == 15
-    assert plain.attacked["pgd"].mean.tobytes() == other.attacked["pgd"].mean.tobytes()
-    assert plain.attacked["pgd"].m2.tobytes() == other.attacked["pgd"].m2.tobytes()
+    assert plain.whole.attacked["pgd"].count == 15
+    for one, two in zip(plain.halves, other.halves, strict=True):
+        assert one.attacked["pgd"].mean.tobytes() == two.attacked["pgd"].mean.tobytes()
+        assert one.attacked["pgd"].m2.tobytes() == two.attacked["pgd"].m2.tobytes()
 
 
 def test_blocks_join_to_the_whole() -> None:
@@ -99,7 +118,7 @@ def test_blocks_join_to_the_whole() -> None:
 
     whole, joined = block(slice(None)), concatenate([block(slice(0, 4)), block(slice(4, 10))])
     assert (joined.indices == whole.indices).all() and (joined.layer == whole.layer).all()
-    for a, b in ((joined.clean, whole.clean), (joined.attacked["pgd"], whole.attacked["pgd"])):
+    for a, b in ((joined.whole.clean, whole.whole.clean), (joined.whole.attacked["pgd"], whole.whole.attacked["pgd"])):
         assert a.count == b.count > 1
         assert (a.mean.tobytes(), a.m2.tobytes()) == (b.mean.tobytes(), b.m2.tobytes())
 
@@ -110,14 +129,14 @@ def test_mixed_moments_are_those_of_all_named_attacks() -> None:
     indices, layer = candidates()
     stream = [("fgsm", first), ("pgd", second), ("cw", third)]
     block = block_moments(indices, layer, stream, group_class=1, attacks=["fgsm", "pgd", "cw"])
-    mixed = mixed_moments(block, ["fgsm", "cw"])
+    mixed = block.whole.of(["fgsm", "cw"]).mixed()
     neurons = np.concatenate([each.neurons[each.success & (each.predicted == 1)] for each in (first, third)])
     scores = neurons.astype(np.float64)[:, indices].mean(axis=-1)
     assert mixed.count == len(scores)
     np.testing.assert_allclose(mixed.mean, scores.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(mixed.std(), scores.std(axis=0, ddof=1), rtol=1e-5)
     with pytest.raises(WhorlError, match="know nothing of .'square'"):
-        mixed_moments(block, ["fgsm", "square"])
+        block.whole.of(["fgsm", "square"])
 
 
 def test_a_block_survives_storage() -> None:
@@ -128,9 +147,10 @@ def test_a_block_survives_storage() -> None:
     )
     again = CandidateBlock.from_arrays("1", block.to_arrays())
     assert (again.indices == indices).all() and (again.layer == layer).all()
-    assert sorted(again.attacked) == ["clean_looking", "pgd"]
-    for a, b in ((again.clean, block.clean), *((again.attacked[name], block.attacked[name]) for name in block.attacked)):
-        assert (a.count, a.mean.tobytes(), a.m2.tobytes()) == (b.count, b.mean.tobytes(), b.m2.tobytes())
+    for one, two in zip(again.halves, block.halves, strict=True):
+        assert sorted(one.attacked) == ["clean_looking", "pgd"]
+        for a, b in ((one.clean, two.clean), *((one.attacked[name], two.attacked[name]) for name in two.attacked)):
+            assert (a.count, a.mean.tobytes(), a.m2.tobytes()) == (b.count, b.mean.tobytes(), b.m2.tobytes())
 
 
 def test_what_cannot_be_gathered_is_said() -> None:

@@ -6,7 +6,7 @@ from fingerprints_support import selection_params
 from scipy.stats import false_discovery_control, ttest_ind
 
 from pipeline.errors import WhorlError
-from pipeline.fingerprints.candidates import CandidateBlock
+from pipeline.fingerprints.candidates import CandidateBlock, Sides
 from pipeline.fingerprints.moments import Moments
 from pipeline.fingerprints.selection import Selected, cohens_d, diverse, select, strongest, welch_p_values
 from pipeline.params.fingerprints import SelectionParams
@@ -19,7 +19,10 @@ def raw(rng: np.random.Generator, shifts: np.ndarray, clean: int = 60, attacked:
 def block_of(clean: np.ndarray, **attacked: np.ndarray) -> CandidateBlock:
     count = clean.shape[1]
     indices = np.arange(2 * count, dtype=np.int32).reshape(count, 2)
-    return CandidateBlock("3", indices, np.zeros(count, np.int16), Moments.of(clean), {k: Moments.of(v) for k, v in attacked.items()})
+    halves = [
+        Sides(Moments.of(clean[start::2]), {name: Moments.of(scores[start::2]) for name, scores in attacked.items()}) for start in (0, 1)
+    ]
+    return CandidateBlock("3", indices, np.zeros(count, np.int16), (halves[0], halves[1]))
 
 
 def pick(block: CandidateBlock, params: SelectionParams, attacks: tuple[str, ...] = ("pgd",), seed: int = 0) -> Selected:
@@ -119,7 +122,7 @@ def test_a_full_bank_keeps_those_that_are_preferred(prefer: str) -> None:
     selected, again, other = (pick(block, params, seed=seed) for seed in (0, 0, 1))
     assert selected.reasons == {"kept": 10, "surplus": 30}
     assert positions(selected) == positions(again) == sorted(positions(selected))
-    effect = np.abs(cohens_d(block.clean, block.attacked["pgd"]))
+    effect = np.abs(cohens_d(block.whole.clean, block.whole.attacked["pgd"]))
     if prefer == "random":
         assert positions(selected) != positions(other)
     else:  # no two of these sets share a neuron, so the most diverse are the largest
@@ -155,7 +158,7 @@ def test_attacks_in_opposite_directions_do_not_cancel_out() -> None:
     rng = np.random.default_rng(9)
     clean, up, down = rng.normal(size=(60, 4)), rng.normal(2, 1, size=(50, 4)), rng.normal(-2, 1, size=(50, 4))
     block = block_of(clean, up=up, down=down)
-    assert np.abs(cohens_d(block.clean, Moments.of(np.concatenate([up, down])))).max() < 0.3
+    assert np.abs(cohens_d(block.whole.clean, Moments.of(np.concatenate([up, down])))).max() < 0.3
     assert pick(block, selection_params(), ("up", "down")).reasons == {"kept": 4}
 
 
@@ -172,7 +175,7 @@ def test_noise_seen_by_several_attacks_is_not_discovered() -> None:
     clean, attacked = rng.normal(size=(60, 4000)), rng.normal(size=(30, 4000))
     block = block_of(clean, **{f"attack{at}": attacked + rng.normal(0, 1e-3, attacked.shape) for at in range(5)})
     effect_size, rate = 0.0, 0.05
-    selected = pick(block, selection_params(effect_size=effect_size, false_discovery_rate=rate), tuple(block.attacked))
+    selected = pick(block, selection_params(effect_size=effect_size, false_discovery_rate=rate), tuple(block.whole.attacked))
     assert selected.reasons == {"not_significant": 4000}
 
 
@@ -184,6 +187,49 @@ def test_too_few_images_select_nothing(clean: int, attacked: int) -> None:
     assert (len(selected.fingerprints), selected.clean, selected.attacked) == (0, clean, attacked)
 
 
+CROSSED = selection_params(effect_size=0.6, false_discovery_rate=0.01).model_copy(update={"cross_fit": 20})
+
+
+def test_where_there_are_enough_images_each_half_chooses_half_of_the_candidates_and_the_other_half_gives_their_moments() -> None:
+    clean, attacked = raw(np.random.default_rng(1), np.repeat(np.linspace(-2, 2, 20), 20))
+    selected, prints = pick(block_of(clean, pgd=attacked), CROSSED), []
+    effects, p_values = np.empty(400), np.empty(400)
+    for turn in (0, 1):
+        mine = slice(turn, None, 2)
+        effects[mine] = cohens_d(Moments.of(clean[turn::2, mine]), Moments.of(attacked[turn::2, mine]))
+        p_values[mine] = ttest_ind(attacked[turn::2, mine], clean[turn::2, mine], equal_var=False).pvalue
+        other = clean[1 - turn :: 2, mine], attacked[1 - turn :: 2, mine]
+        prints.append(np.stack([moment for side in other for moment in (side.mean(axis=0), side.std(axis=0, ddof=1))]))
+    passed = np.flatnonzero((false_discovery_control(p_values) <= 0.01) & (np.abs(effects) >= 0.6))
+    assert selected.cross_fitted and positions(selected) == passed.tolist() and 0 < len(passed) < 400
+    assert (selected.clean, selected.attacked) == (len(clean), len(attacked))
+    expected = np.stack([prints[row % 2][:, row // 2] for row in passed], axis=1)
+    found = selected.fingerprints
+    np.testing.assert_allclose(np.stack([found.mu0, found.sd0, found.mu1, found.sd1]), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.effect, effects[passed], rtol=1e-5)
+
+
+def test_moments_of_images_that_did_not_choose_are_not_flattered() -> None:
+    """What is chosen from pure noise by its effect shows none on the other half; on its own images it seems to."""
+    rng = np.random.default_rng(2)
+    clean, attacked = raw(rng, np.zeros(4000))
+    params = CROSSED.model_copy(update={"effect_size": 0.5, "false_discovery_rate": 1.0})
+    for least, low, high in ((None, 0.4, 1.0), (20, -0.1, 0.1)):
+        prints = pick(block_of(clean, pgd=attacked), params.model_copy(update={"cross_fit": least})).fingerprints
+        seen = np.sign(prints.effect) * (prints.mu1 - prints.mu0) / np.sqrt((prints.sd0**2 + prints.sd1**2) / 2)
+        assert len(prints) > 20 and low < seen.mean() < high
+
+
+@pytest.mark.parametrize(("least", "crossed"), [(None, False), (20, True), (22, True), (23, False)])
+def test_too_few_images_in_a_half_choose_and_give_the_moments_too(least: int | None, crossed: bool) -> None:
+    """Of 60 clean and 45 attacked images the smaller half has 22."""
+    clean, attacked = raw(np.random.default_rng(3), np.linspace(-2, 2, 50))
+    selected = pick(block_of(clean, pgd=attacked), CROSSED.model_copy(update={"cross_fit": least}))
+    assert selected.cross_fitted == crossed
+    whole = pick(block_of(clean, pgd=attacked), CROSSED.model_copy(update={"cross_fit": None}))
+    assert (positions(selected) == positions(whole)) != crossed
+
+
 def test_the_pooled_group_is_filled_up_with_the_next_largest_effects() -> None:
     """Where nothing passes, a class keeps nothing, and the pooled group its least number, by effect and nothing else."""
     rng = np.random.default_rng(5)
@@ -192,11 +238,18 @@ def test_the_pooled_group_is_filled_up_with_the_next_largest_effects() -> None:
     attacked = Moments.of(rng.normal(size=(30, count)) + np.linspace(0, 0.4, count))
     indices = np.arange(2 * count, dtype=np.int32).reshape(count, 2)
     params = SelectionParams(
-        effect_size=5.0, false_discovery_rate=0.001, prefer="random", bank_size=20, min_clean=2, min_attacked=2, min_fingerprints=12
+        effect_size=5.0,
+        false_discovery_rate=0.001,
+        cross_fit=None,
+        prefer="random",
+        bank_size=20,
+        min_clean=2,
+        min_attacked=2,
+        min_fingerprints=12,
     )
     effect = np.abs(cohens_d(clean, attacked))
     for group, expected in (("3", []), ("pooled", sorted(np.argsort(-effect)[:12]))):
-        block = CandidateBlock(group, indices, np.zeros(count, np.int16), clean, {"fgsm": attacked})
+        block = CandidateBlock(group, indices, np.zeros(count, np.int16), (Sides(clean, {"fgsm": attacked}), Sides.empty(count, ["fgsm"])))
         chosen = select(block, ["fgsm"], params, np.random.default_rng(0))
         assert [row // 2 for row in chosen.fingerprints.indices[:, 0]] == expected
         assert chosen.reasons.get("kept_below_cut", 0) == len(expected) and sum(chosen.reasons.values()) == count

@@ -44,7 +44,14 @@ FINGERPRINTS = FingerprintParams(
     seed=0, k=2, layer_weights={"hidden": 1.0, "logits": 0.2}, candidates=200, block=100, fit_attacks=("sign",)
 )
 SELECTION = SelectionParams(
-    effect_size=0.1, false_discovery_rate=0.05, prefer="random", bank_size=60, min_clean=10, min_attacked=10, min_fingerprints=10
+    effect_size=0.1,
+    false_discovery_rate=0.05,
+    cross_fit=None,
+    prefer="random",
+    bank_size=60,
+    min_clean=10,
+    min_attacked=10,
+    min_fingerprints=10,
 )
 ALPHA = 0.1
 DESCEND = DescendParams(norm="linf", epsilon=0.2, step_size=0.02, steps=15, samples=4, weights=(1.0,), trades=(0.5,))

@@ -19,7 +19,14 @@ from pipeline.params.studies import HardeningParams
 
 LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 12, 24)), 2, ("fgsm", "pgd")
 SELECTION = SelectionParams(
-    effect_size=0.1, false_discovery_rate=0.2, prefer="random", bank_size=40, min_clean=10, min_attacked=10, min_fingerprints=8
+    effect_size=0.1,
+    false_discovery_rate=0.2,
+    cross_fit=None,
+    prefer="random",
+    bank_size=40,
+    min_clean=10,
+    min_attacked=10,
+    min_fingerprints=8,
 )
 COMMITTEE = CommitteeDetectorParams(
     kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, seed=0

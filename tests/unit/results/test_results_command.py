@@ -49,8 +49,8 @@ def test_pages_tables_and_figures_are_written_and_again_the_same(made: Path) -> 
     made_study()
     command.write_results(TARGET, None)
     first = _written(TARGET)
-    pages = {f"{page}.md" for page in ("README", "detection", "transfer", "promise", "game", "ablation")}
-    figures = {f"{name}.png" for name in ("detection", "frontier", "promise", "roc", "scores", "transfer", "pareto")}
+    pages = {f"{page}.md" for page in ("README", "detection", "transfer", "promise", "game", "hardening", "ablation")}
+    figures = {f"{name}.png" for name in ("detection", "frontier", "hardening", "promise", "roc", "scores", "transfer", "pareto")}
     assert set(first) == pages | figures | {"game.csv", "trials.csv"}
     assert all(len(content) < 200_000 and content.startswith(b"\x89PNG") for name, content in first.items() if name in figures)
     for name in pages:
@@ -60,6 +60,22 @@ def test_pages_tables_and_figures_are_written_and_again_the_same(made: Path) -> 
         assert str(made) not in text and "/home" not in text
     command.write_results(TARGET, None)
     assert _written(TARGET) == first
+
+
+def test_every_round_of_hardening_is_a_table_with_all_attacks_and_both_false_alarms(made: Path) -> None:
+    command.write_results(TARGET, None)
+    text, study = (TARGET / "hardening.md").read_text(), fake.hardening_study()
+    assert text.count("\n## ") == len(study.rounds)
+    for number in study.rounds:
+        part = text.split(f"## Round {number}")[1].split("\n## ")[0]
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| ")]
+        assert {len(row) for row in rows} == {8}
+        accepted = {row[0]: row[5] for row in rows[2:-2]}
+        assert list(accepted) == list(study.attacks)
+        for attack, cell in accepted.items():
+            rate = study.of(number, attack, "accepted_evenly")
+            assert rate is not None and cell == f"{rate.text} ({rate.interval})"
+        assert rows[-2][1].startswith(str(study.of(number, "clean", "flagged").text))
 
 
 def test_every_cell_of_the_game_is_in_its_table(made: Path) -> None:
