@@ -29,8 +29,12 @@ ORDERED = (RANKED_LOGITS, LOGIT_MARGINS)
 OF_LOGITS = (LOGITS, *ORDERED)
 """Layer names that are not modules of the network."""
 MEAN, ROUGHNESS = "mean", "roughness"
-STATISTICS = (MEAN, ROUGHNESS)
-"""What ``MODULE.mean`` and ``MODULE.roughness`` keep of a module's maps: a number a channel (see ``_statistic``)."""
+RESIDUALS = {f"residual{order}": order for order in (1, 2, 3, 4)}
+"""Name to the order of the differences that it takes."""
+STATISTICS = (MEAN, ROUGHNESS, *RESIDUALS)
+"""What ``MODULE.mean`` and the like keep of a module's maps: a number a channel (see ``_statistic``)."""
+SATURATION = 0.2
+"""The size of a difference that counts half, of maps with a deviation near 1. On CIFAR-10's ``tune``, 0.1 to 1 did the same."""
 
 
 Read = Callable[[str, Tensor], Tensor]
@@ -48,18 +52,34 @@ def _neurons(layer: str, output: Tensor, statistic: str | None) -> Tensor:
 
 
 def _statistic(layer: str, output: Tensor, statistic: str) -> Tensor:
-    """A number a channel, (N, C): of maps (N, C, H, W) the mean, or the mean absolute difference of horizontal neighbours, which a
-    perturbation of single pixels raises all over an image; of tokens (N, T, C) the mean.
+    """A number a channel, (N, C).
+
+    ``mean``: of maps (N, C, H, W) or of tokens (N, T, C). ``roughness``: of maps, the mean absolute difference of horizontal neighbours,
+    which a perturbation of single pixels raises all over an image. ``residual1`` to ``residual4``: of maps, how much differences of
+    that order along both axes leave of them. High orders remove what is smooth and keep what is noise, as the residuals of steganalysis do
+    (Fridrich and Kodovský, IEEE TIFS 7(3), 2012, section II); a difference d counts |d| / (|d| + ``SATURATION``), so that edges, which are
+    large and few, do not drown what happens everywhere else. In [0, 1).
 
     Raises:
-        ClassifierError: the output has another shape.
+        ClassifierError: the output has another shape, or maps too small for their differences.
     """
     if statistic == MEAN and output.ndim in (3, 4):
         return output.mean((2, 3) if output.ndim == 4 else 1)
     if statistic == ROUGHNESS and output.ndim == 4 and output.shape[3] > 1:
         return (output[..., 1:] - output[..., :-1]).abs().mean((2, 3))
-    expected = "maps (N, C, H, W)" + (" or tokens (N, T, C)" if statistic == MEAN else " with more than one column")
+    if (order := RESIDUALS.get(statistic)) and output.ndim == 4 and min(output.shape[2:]) > order:
+        return _residual(output, order)
+    least = f" of more than {order} rows and columns" if order else " with more than one column"
+    expected = "maps (N, C, H, W)" + (" or tokens (N, T, C)" if statistic == MEAN else least)
     raise ClassifierError(f"activations.layers.{layer}: its module puts out shape {tuple(output.shape)}, where {expected} were expected.")
+
+
+def _residual(maps: Tensor, order: int) -> Tensor:
+    for _ in range(order):
+        maps = maps[..., 1:] - maps[..., :-1]
+        maps = maps[:, :, 1:] - maps[:, :, :-1]
+    # The mean of |d| / (|d| + s), with one pass less.
+    return 1 - SATURATION * (maps.abs() + SATURATION).reciprocal().mean((2, 3))
 
 
 def _whole(_layer: str, neurons: Tensor) -> Tensor:

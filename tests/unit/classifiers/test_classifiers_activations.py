@@ -1,14 +1,17 @@
 """The pool of neurons and what is read from them, against plain forward passes."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from classifiers_support import logits_of
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import signal
 from torch import Tensor, nn
 
-from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes, pooled, tap
+from pipeline.classifiers.activations import _residual, activations, choose_neurons, layer_sizes, pooled, tap
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.errors import ClassifierError, ParamsError
@@ -262,6 +265,37 @@ def test_statistics_are_numbers_of_every_channel(layout: torch.memory_format) ->
     assert torch.autograd.grad(found["layer1.roughness"].sum(), leaf)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_residuals_are_saturated_differences_along_both_axes(order: int, layout: torch.memory_format) -> None:
+    """Also before an in-place ReLU, and against one convolution with the differences' binomial weights."""
+    classifier, batch = resnet().to(memory_format=layout), to_float(images(3)).contiguous(memory_format=layout)
+    leaf = batch.clone().requires_grad_()
+    with tap(classifier, ["stem.1", f"stem.1.residual{order}"]) as found:
+        classifier(leaf)
+    got = found[f"stem.1.residual{order}"]
+    maps = found["stem.1"].detach().numpy().reshape(3, got.shape[1], 8, 8)
+    assert (maps < 0).any()
+    sizes = np.abs(np.diff(np.diff(maps, order), order, axis=2))
+    np.testing.assert_allclose(got.detach().numpy(), (sizes / (sizes + 0.2)).mean((2, 3)), rtol=1e-4)
+    weights = np.array([(-1) ** place * math.comb(order, place) for place in range(order + 1)], np.float64)
+    convolved = np.abs(signal.convolve(maps, np.outer(weights, weights)[None, None], mode="valid"))
+    np.testing.assert_allclose(got.detach().numpy(), (convolved / (convolved + 0.2)).mean((2, 3)), rtol=1e-4)
+    assert torch.autograd.grad(got.sum(), leaf)[0].isfinite().all()
+
+
+@given(order=st.integers(1, 4), seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-3, 1e3))
+def test_residuals_see_no_smooth_surface_and_stay_below_one(order: int, seed: int, scale: float) -> None:
+    """A polynomial of lower order along either axis has none; noise on it has, the more the larger it is, up to one."""
+    rng = np.random.default_rng(seed)
+    place = np.linspace(-1, 1, 12)
+    smooth = np.polynomial.polynomial.polyval(place, rng.normal(size=order))[:, None] * rng.normal(size=12)
+    noise = torch.from_numpy(rng.normal(size=(1, 1, 12, 12)))
+    maps = torch.from_numpy(smooth)[None, None].to(torch.float64)
+    none, some, more = (float(_residual(maps + amount * noise, order)) for amount in (0.0, scale, 2 * scale))
+    assert none < 1e-9 and none < some < more < 1
+
+
 def test_the_mean_of_tokens_is_over_the_tokens() -> None:
     class Tokens(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -289,7 +323,9 @@ def test_the_mean_of_tokens_is_over_the_tokens() -> None:
         ("logits.roughness", r"shape \(2, 10\), where maps \(N, C, H, W\) with more than one column were expected"),
         ("layer4.mean", "no module 'layer4'"),
         ("layer1.mean.mean", "no module 'layer1.mean.mean'"),
-        ("layer1.variance", r"no module 'layer1.variance', where .* \(also with .mean or .roughness behind it\)"),
+        ("layer3.residual2", r"shape \(2, \d+, 2, 2\), where maps \(N, C, H, W\) of more than 2 rows and columns were expected"),
+        ("logits.residual1", r"shape \(2, 10\), where maps \(N, C, H, W\) of more than 1 rows"),
+        ("layer1.variance", r"no module 'layer1.variance', where .* \(also with .mean or .roughness or .residual1 .* behind it\)"),
     ],
 )
 def test_a_statistic_that_there_is_not_is_said(layer: str, said: str) -> None:
