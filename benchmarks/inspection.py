@@ -57,8 +57,8 @@ class Committee:
         return f"committee, m = {self.m}, R = {self.directions}"
 
 
-SIZES = [Committee(m, directions) for m, directions in ((60, 1), (60, 8), (60, 16), (120, 8), (120, 16), (120, 24), (160, 48), (240, 48))]
-DEFAULT = Committee(160, 48)
+SIZES = [Committee(m, directions) for m, directions in ((20, 8), (40, 16), (64, 8), (64, 24), (80, 32), (120, 32))]
+DEFAULT = Committee(64, 24)
 """Of the CIFAR-10 preset, as is all else here."""
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -41,17 +42,32 @@ Read = Callable[[str, Tensor], Tensor]
 """(layer, its neurons (N, ...)) to what is kept of them, (N, kept): a copy, lest a later in-place operation change it."""
 
 
-def _neurons(layer: str, output: Tensor, statistic: str | None) -> Tensor:
-    """The layer's neurons, (N, ...), of what its module put out."""
-    if statistic:
-        return _statistic(layer, output, statistic)
-    if layer not in ORDERED:
-        return output
-    ranked = output.sort(1, descending=True).values
-    return ranked if layer == RANKED_LOGITS else (ranked[:, :1] - ranked[:, 1:] + NARROWEST).log()
+@dataclass
+class _Output:
+    """What a module put out in one pass, (N, ...), and of it what several of its layers need."""
+
+    tensor: Tensor
+    residuals: list[Tensor] = field(default_factory=list)
+
+    def neurons(self, layer: str, statistic: str | None) -> Tensor:
+        """A layer's neurons, (N, ...)."""
+        if statistic:
+            return _statistic(layer, self, statistic)
+        if layer not in ORDERED:
+            return self.tensor
+        ranked = self.tensor.sort(1, descending=True).values
+        return ranked if layer == RANKED_LOGITS else (ranked[:, :1] - ranked[:, 1:] + NARROWEST).log()
+
+    def residual(self, order: int) -> Tensor:
+        """Differences of an order along both axes: each is a step from the one before."""
+        while len(self.residuals) < order:
+            maps = self.residuals[-1] if self.residuals else self.tensor
+            maps = maps[..., 1:] - maps[..., :-1]
+            self.residuals.append(maps[:, :, 1:] - maps[:, :, :-1])
+        return self.residuals[order - 1]
 
 
-def _statistic(layer: str, output: Tensor, statistic: str) -> Tensor:
+def _statistic(layer: str, out: _Output, statistic: str) -> Tensor:
     """A number a channel, (N, C).
 
     ``mean``: of maps (N, C, H, W) or of tokens (N, T, C). ``roughness``: of maps, the mean absolute difference of horizontal neighbours,
@@ -63,23 +79,17 @@ def _statistic(layer: str, output: Tensor, statistic: str) -> Tensor:
     Raises:
         ClassifierError: the output has another shape, or maps too small for their differences.
     """
+    output, order = out.tensor, RESIDUALS.get(statistic, 0)
     if statistic == MEAN and output.ndim in (3, 4):
         return output.mean((2, 3) if output.ndim == 4 else 1)
     if statistic == ROUGHNESS and output.ndim == 4 and output.shape[3] > 1:
-        return (output[..., 1:] - output[..., :-1]).abs().mean((2, 3))
-    if (order := RESIDUALS.get(statistic)) and output.ndim == 4 and min(output.shape[2:]) > order:
-        return _residual(output, order)
+        return (output[..., 1:] - output[..., :-1]).abs_().mean((2, 3))
+    if order and output.ndim == 4 and min(output.shape[2:]) > order:
+        # The mean of |d| / (|d| + s), in place: new memory for every step would cost more than the arithmetic.
+        return 1 - SATURATION * out.residual(order).abs().add_(SATURATION).reciprocal_().mean((2, 3))
     least = f" of more than {order} rows and columns" if order else " with more than one column"
     expected = "maps (N, C, H, W)" + (" or tokens (N, T, C)" if statistic == MEAN else least)
     raise ClassifierError(f"activations.layers.{layer}: its module puts out shape {tuple(output.shape)}, where {expected} were expected.")
-
-
-def _residual(maps: Tensor, order: int) -> Tensor:
-    for _ in range(order):
-        maps = maps[..., 1:] - maps[..., :-1]
-        maps = maps[:, :, 1:] - maps[:, :, :-1]
-    # The mean of |d| / (|d| + s), with one pass less.
-    return 1 - SATURATION * (maps.abs() + SATURATION).reciprocal().mean((2, 3))
 
 
 def _whole(_layer: str, neurons: Tensor) -> Tensor:
@@ -106,22 +116,30 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
     """
     found: dict[str, Tensor] = {}
     handles: list[RemovableHandle] = []
+    wanted: dict[nn.Module, dict[str, str | None]] = {}
+    for layer in layers:
+        module, statistic = _module(classifier, layer)
+        wanted.setdefault(module, {})[layer] = statistic
     try:
-        for layer in layers:
-            module, statistic = _module(classifier, layer)
-            handles.append(module.register_forward_hook(_recorder(found, layer, statistic, read)))
+        for module, of_module in wanted.items():
+            handles.append(module.register_forward_hook(_recorder(found, of_module, read)))
         yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _recorder(found: dict[str, Tensor], layer: str, statistic: str | None, read: Read) -> Any:
+def _recorder(found: dict[str, Tensor], layers: Mapping[str, str | None], read: Read) -> Any:
+    """Of a module's layers, each with its statistic, if any."""
+
     def record(_module: nn.Module, _inputs: object, output: object) -> None:
         tensor = _first_tensor(output)
         if tensor is None or tensor.ndim < 2:
-            raise ClassifierError(f"activations.layers.{layer}: puts out {type(output).__name__}, where a tensor (N, ...) was expected.")
-        found[layer] = read(layer, _neurons(layer, tensor, statistic))
+            said = f"puts out {type(output).__name__}, where a tensor (N, ...) was expected"
+            raise ClassifierError(f"activations.layers.{next(iter(layers))}: {said}.")
+        out = _Output(tensor)
+        for layer, statistic in layers.items():
+            found[layer] = read(layer, out.neurons(layer, statistic))
 
     return record
 

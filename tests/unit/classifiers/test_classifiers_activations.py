@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import signal
 from torch import Tensor, nn
 
-from pipeline.classifiers.activations import _residual, activations, choose_neurons, layer_sizes, pooled, tap
+from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes, pooled, tap
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.errors import ClassifierError, ParamsError
@@ -292,7 +292,13 @@ def test_residuals_see_no_smooth_surface_and_stay_below_one(order: int, seed: in
     smooth = np.polynomial.polynomial.polyval(place, rng.normal(size=order))[:, None] * rng.normal(size=12)
     noise = torch.from_numpy(rng.normal(size=(1, 1, 12, 12)))
     maps = torch.from_numpy(smooth)[None, None].to(torch.float64)
-    none, some, more = (float(_residual(maps + amount * noise, order)) for amount in (0.0, scale, 2 * scale))
+    classifier = Classifier(nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(144, 2).double()), (0.0,), (1.0,), (12, 12)).double()
+    amounts = []
+    for amount in (0.0, scale, 2 * scale):
+        with tap(classifier, [f"0.residual{order}"]) as found:
+            classifier(maps + amount * noise)
+        amounts.append(float(found[f"0.residual{order}"]))
+    none, some, more = amounts
     assert none < 1e-9 and none < some < more < 1
 
 
