@@ -57,8 +57,8 @@ class Committee:
         return f"committee, m = {self.m}, R = {self.directions}"
 
 
-SIZES = [Committee(m, directions) for m, directions in ((20, 8), (40, 16), (64, 8), (64, 24), (80, 32), (120, 32))]
-DEFAULT = Committee(64, 24)
+SIZES = [Committee(m, directions) for m, directions in ((16, 8), (32, 8), (32, 16), (64, 24), (80, 32), (120, 32))]
+DEFAULT = Committee(32, 16)
 """Of the CIFAR-10 preset, as is all else here."""
 
 

@@ -40,10 +40,11 @@ def main() -> None:
         below = selected[POOLED].reasons.get("kept_below_cut", 0)
         if bank.pooled_reasons and below:
             run.note(f"{below} of the pooled bank's {len(selected[POOLED].fingerprints)} fingerprints do not pass the cuts: too few did.")
-        if alone := [name for name in bank.names if params.selection.cross_fit is not None and not selected[name].cross_fitted]:
+        alone = sum(not selected[name].cross_fitted for name in bank.names)
+        if params.selection.cross_fit is not None and alone:
             run.note(
-                f"The fingerprints of {', '.join(alone)} keep the moments of the images that chose them: a half of those has fewer than "
-                f"selection.cross_fit, {params.selection.cross_fit}."
+                f"The fingerprints of {alone} of {len(bank.names)} groups keep the moments of the images that chose them: a half has fewer "
+                f"than selection.cross_fit, {params.selection.cross_fit}, or too few of an attack."
             )
         for label, reason in bank.pooled_reasons.items():
             run.note(f"Class {features.class_names[label]} uses the pooled bank: {reason}.")
@@ -67,6 +68,6 @@ def shard_selection(root: Path, params: SelectionParams, seed: int) -> Callable[
 
     def compute(group: str) -> ShardOutput:
         block = candidates.read(group)
-        return selected_output(select(block, sorted(block.whole.attacked), params, generator(seed, "selection", group)))
+        return selected_output(select(block, sorted(block.halves[0].attacked), params, generator(seed, "selection", group)))
 
     return compute

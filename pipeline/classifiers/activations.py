@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -47,7 +47,9 @@ class _Output:
     """What a module put out in one pass, (N, ...), and of it what several of its layers need."""
 
     tensor: Tensor
-    residuals: list[Tensor] = field(default_factory=list)
+    order: int = 0
+    differences: Tensor | None = None
+    """Of ``order``, along both axes; None of order 0."""
 
     def neurons(self, layer: str, statistic: str | None) -> Tensor:
         """A layer's neurons, (N, ...)."""
@@ -59,12 +61,13 @@ class _Output:
         return ranked if layer == RANKED_LOGITS else (ranked[:, :1] - ranked[:, 1:] + NARROWEST).log()
 
     def residual(self, order: int) -> Tensor:
-        """Differences of an order along both axes: each is a step from the one before."""
-        while len(self.residuals) < order:
-            maps = self.residuals[-1] if self.residuals else self.tensor
-            maps = maps[..., 1:] - maps[..., :-1]
-            self.residuals.append(maps[:, :, 1:] - maps[:, :, :-1])
-        return self.residuals[order - 1]
+        """Differences of an order along both axes, each a step from the one before: asked for from low to high, none is made twice."""
+        if self.differences is None or order < self.order:
+            self.order, self.differences = 0, self.tensor
+        while self.order < order:
+            maps = self.differences[..., 1:] - self.differences[..., :-1]
+            self.order, self.differences = self.order + 1, maps[:, :, 1:] - maps[:, :, :-1]
+        return self.differences
 
 
 def _statistic(layer: str, out: _Output, statistic: str) -> Tensor:
@@ -74,7 +77,8 @@ def _statistic(layer: str, out: _Output, statistic: str) -> Tensor:
     which a perturbation of single pixels raises all over an image. ``residual1`` to ``residual4``: of maps, how much differences of
     that order along both axes leave of them. High orders remove what is smooth and keep what is noise, as the residuals of steganalysis do
     (Fridrich and Kodovský, IEEE TIFS 7(3), 2012, section II); a difference d counts |d| / (|d| + ``SATURATION``), so that edges, which are
-    large and few, do not drown what happens everywhere else. In [0, 1).
+    large and few, do not drown what happens everywhere else. In [0, 1], to about 1e-7. White noise of deviation s has differences of
+    deviation s · C(2n, n), n the order: 2, 6, 20 or 70 times as large.
 
     Raises:
         ClassifierError: the output has another shape, or maps too small for their differences.
@@ -120,6 +124,7 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
     for layer in layers:
         module, statistic = _module(classifier, layer)
         wanted.setdefault(module, {})[layer] = statistic
+    wanted = {module: dict(sorted(of.items(), key=lambda item: RESIDUALS.get(item[1] or "", 0))) for module, of in wanted.items()}
     try:
         for module, of_module in wanted.items():
             handles.append(module.register_forward_hook(_recorder(found, of_module, read)))

@@ -109,7 +109,7 @@ class CandidateBlock:
 
 
 def in_second_half(ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """(N,) which half of the images each is of: a clean image and all that was made of it are of the same one, whatever the shards."""
+    """(N,) which half of the images each is of, whatever the shards and seeds: a clean image and what was made of it are of one."""
     return np.array([crc32(key.encode()) % 2 == 1 for key in ids], np.bool_)
 
 

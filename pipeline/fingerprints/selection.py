@@ -23,9 +23,9 @@ class Selected:
         group: the group's name.
         fingerprints: the kept ones, in the order of the candidates.
         p_value: (F,) float64, of the attack that each shows best (see ``strongest``), not adjusted for the number of candidates.
-        clean: clean images behind the moments.
-        attacked: successful attacks behind them, an image counting once an attack.
-        cross_fitted: whether each fingerprint's moments are of images that did not choose it.
+        clean: the group's clean images.
+        attacked: the successful attacks that made it up, an image counting once an attack.
+        cross_fitted: whether each fingerprint's moments are of images that did not choose it: of about half of the group's.
         reasons: what became of the candidates, in the order in which they were judged: ``duplicate`` (the same index set
             again), ``too_few_images``, ``constant`` (no variance on one side), ``not_significant``, ``small_effect``,
             ``surplus`` (beyond the bank's size), ``kept``, ``kept_below_cut`` (see ``select``); adds up to the number of
@@ -108,17 +108,19 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
 
     fate = np.full(len(candidates.indices), "kept", dtype="<U16")
     effect, p_value, moments = np.zeros(len(fate)), np.ones(len(fate)), np.empty((4, len(fate)))
-    repeated, turns = _repeated(candidates.indices), _turns(candidates, fit_attacks, params)
+    repeated, whole = _repeated(candidates.indices), candidates.halves[0].of(fit_attacks).merged(candidates.halves[1].of(fit_attacks))
+    known = _known(whole, params.min_attacked)
+    turns = _turns(candidates, whole, known, params)
     for turn in turns:
-        clean, attacked = turn.kept.clean, turn.kept.mixed()
+        clean, attacked = turn.measured_on.clean, turn.measured_on.mixed()
         moments[:, turn.rows] = clean.mean, clean.std(), attacked.mean, attacked.std()
         fate[turn.rows[turn.constant()]] = "constant"
-        if not (known := turn.known(params.min_attacked)):
+        if not known or turn.chosen_by.clean.count < 2:
             fate[turn.rows] = "too_few_images"
         fate[np.intersect1d(turn.rows, repeated)] = "duplicate"
         if (tested := np.flatnonzero(fate[turn.rows] == "kept")).size:
-            rows = turn.rows[tested]
-            effect[rows], p_value[rows] = strongest(turn.chosen_by.clean.some(tested), [each.some(tested) for each in known])
+            judged = turn.chosen_by.some(tested)
+            effect[turn.rows[tested]], p_value[turn.rows[tested]] = strongest(judged.clean, [judged.attacked[name] for name in known])
     if (tested := np.flatnonzero(fate == "kept")).size:
         fate[tested[np.abs(effect[tested]) < params.effect_size]] = "small_effect"
         fate[tested[false_discovery_control(p_value[tested]) > params.false_discovery_rate]] = "not_significant"
@@ -132,9 +134,8 @@ def select(candidates: CandidateBlock, fit_attacks: Sequence[str], params: Selec
         *(values[kept].astype(np.float32) for values in (*moments, effect)),
     )
     reasons = {str(name): int(count) for name, count in zip(*np.unique(fate, return_counts=True), strict=True)}
-    # Two turns keep a half of the images each, one turn all of them.
-    images = [sum(each) for each in zip(*((turn.kept.clean.count, turn.kept.mixed().count) for turn in turns), strict=True)]
-    return Selected(candidates.group, fingerprints, p_value[kept], images[0], images[1], len(turns) > 1, reasons)
+    attacked_images = sum(moments.count for moments in whole.attacked.values())
+    return Selected(candidates.group, fingerprints, p_value[kept], whole.clean.count, attacked_images, len(turns) > 1, reasons)
 
 
 @dataclass(frozen=True)
@@ -143,30 +144,35 @@ class _Turn:
 
     rows: npt.NDArray[np.intp]
     chosen_by: Sides
-    kept: Sides
+    measured_on: Sides
 
     def constant(self) -> npt.NDArray[np.bool_]:
         """Where the deviation of a side is zero, or no more than the rounding of float32 scores leaves of it, (R,)."""
-        stds = [(moments.mean, moments.std()) for each in (self.chosen_by, self.kept) for moments in (each.clean, each.mixed())]
+        stds = [(moments.mean, moments.std()) for each in (self.chosen_by, self.measured_on) for moments in (each.clean, each.mixed())]
         still: npt.NDArray[np.bool_] = np.any([(std <= _FLOAT32.eps * np.abs(mean)) | (std < _FLOAT32.tiny) for mean, std in stds], axis=0)
         return still
 
-    def known(self, least: int) -> list[Moments]:
-        """The attacks that reached the group ``least`` times, else those that did twice; none where no effect can be told."""
-        reached = [each for each in self.chosen_by.attacked.values() if each.count >= 2]
-        return ([each for each in reached if each.count >= least] or reached) if self.chosen_by.clean.count >= 2 else []
+
+def _known(whole: Sides, least: int) -> list[str]:
+    """The attacks that reached the group ``least`` times, else those that did twice; none where no effect can be told."""
+    reached = [name for name, moments in whole.attacked.items() if moments.count >= 2]
+    return [name for name in reached if whole.attacked[name].count >= least] or reached
 
 
-def _turns(candidates: CandidateBlock, attacks: Sequence[str], params: SelectionParams) -> list[_Turn]:
+def _turns(candidates: CandidateBlock, whole: Sides, known: Sequence[str], params: SelectionParams) -> list[_Turn]:
     """Who chooses and whose moments are kept: all images both, or, where there are enough, one half the even candidates and the
     other the odd ones, each with the moments of the other half (cross-fitting).
+
+    Enough is also half of ``min_attacked`` of every known attack in both halves: fewer would show an effect by luck.
     """
-    rows, (one, two) = np.arange(len(candidates.indices)), (half.of(attacks) for half in candidates.halves)
-    if params.cross_fit is None or min(each.count for half in (one, two) for each in (half.clean, half.mixed())) < params.cross_fit:
-        whole = one.merged(two)
+    rows, names = np.arange(len(candidates.indices)), list(whole.attacked)
+    one, two = (half.of(names) for half in candidates.halves)
+    images = min(count for half in (one, two) for count in (half.clean.count, sum(each.count for each in half.attacked.values())))
+    thinnest = min((half.attacked[name].count for half in (one, two) for name in known), default=0)
+    if params.cross_fit is None or images < params.cross_fit or 2 * thinnest < max(params.min_attacked, 4):
         return [_Turn(rows, whole, whole)]
     pairs = ((rows[::2], one, two), (rows[1::2], two, one))
-    return [_Turn(some, chosen_by.some(some), kept.some(some)) for some, chosen_by, kept in pairs]
+    return [_Turn(some, chosen_by.some(some), measured_on.some(some)) for some, chosen_by, measured_on in pairs]
 
 
 def _repeated(indices: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:

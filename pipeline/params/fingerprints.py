@@ -48,8 +48,8 @@ class SelectionParams(Section):
     false_discovery_rate: Annotated[float, Field(gt=0, le=1)]
     """Benjamini-Hochberg level over a class's candidates (Welch's t-test)."""
     cross_fit: Annotated[int, Field(ge=2)] | None
-    """Clean images and successful attacks that each half of a class's images must have for its fingerprints to keep the moments of the
-    half that did not choose them; null: they keep those of all images."""
+    """Clean images, and successes of all attacks together, that each half of a class's images must have for its fingerprints to keep the
+    moments of the half that did not choose them; null: they keep those of all images."""
     prefer: Literal["random", "largest_effect", "diverse"]
     """Which of the candidates that pass are kept where there are more than ``bank_size``; ``diverse`` weighs the effect against neurons
     that stand in other fingerprints already."""

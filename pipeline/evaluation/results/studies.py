@@ -15,6 +15,14 @@ from pipeline.evaluation.verdict import Rate
 
 FITTED = ("attacker", "accepted wrong labels, of the images tried", "queries an image", "local evaluations an image")
 UNSEEN = " †"
+TITLES = {
+    "detected": "detected as sent",
+    "detected_after_looks": "detected after {} looks",
+    "accepted": "accepted after {} looks",
+    "detected_evenly": "detected as sent, even thresholds",
+    "accepted_evenly": "accepted, even thresholds",
+}
+"""Of each measure of hardening."""
 
 
 def transfer_tables(study: TransferStudy, alpha: float) -> dict[str, Any]:
@@ -38,18 +46,8 @@ def _mark(cell: Mapping[str, Any]) -> str:
 
 def hardening_tables(study: HardeningStudy) -> dict[str, Any]:
     """The report's rows as ``tables``: the name of each round and its table."""
-    section, looks = hardening_section(study), study.looks
-    header = (
-        "attack",
-        "detected as sent",
-        f"detected after {looks} looks",
-        f"accepted after {looks} looks",
-        "detected as sent, even thresholds",
-        "accepted, even thresholds",
-        "AUROC",
-        "survivors, new in the fit",
-    )
-    tables = []
+    section, tables = hardening_section(study), []
+    header = ("attack", *(TITLES[measure].format(study.looks) for measure in MEASURES), "AUROC", "survivors, new in the fit")
     for found in section["rounds"]:
         rows = [
             (row["attack"], *(share(row[measure]) for measure in MEASURES), area(row["auroc"]), number(row["survivors"]))

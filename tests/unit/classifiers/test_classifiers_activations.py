@@ -290,6 +290,7 @@ def test_residuals_see_no_smooth_surface_and_stay_below_one(order: int, seed: in
     rng = np.random.default_rng(seed)
     place = np.linspace(-1, 1, 12)
     smooth = np.polynomial.polynomial.polyval(place, rng.normal(size=order))[:, None] * rng.normal(size=12)
+    smooth = smooth.T if rng.random() < 0.5 else smooth
     noise = torch.from_numpy(rng.normal(size=(1, 1, 12, 12)))
     maps = torch.from_numpy(smooth)[None, None].to(torch.float64)
     classifier = Classifier(nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(144, 2).double()), (0.0,), (1.0,), (12, 12)).double()
@@ -300,6 +301,20 @@ def test_residuals_see_no_smooth_surface_and_stay_below_one(order: int, seed: in
         amounts.append(float(found[f"0.residual{order}"]))
     none, some, more = amounts
     assert none < 1e-9 and none < some < more < 1
+
+
+@pytest.mark.parametrize("statistics", [["mean"], ["roughness"], ["residual1"], ["residual4", "residual2", "roughness"]])
+def test_gradients_of_statistics_are_those_of_finite_differences(statistics: list[str]) -> None:
+    """Whatever is computed in place, and in whatever order a module's layers are asked for."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(72, 2)).double()
+    classifier, rng = Classifier(network, (0.3,), (0.4,), (6, 6)).double(), np.random.default_rng(1)
+
+    def read(batch: torch.Tensor) -> torch.Tensor:
+        with tap(classifier, [f"0.{statistic}" for statistic in statistics]) as found:
+            classifier(batch)
+        return torch.cat([found[f"0.{statistic}"] for statistic in statistics], 1)
+
+    assert torch.autograd.gradcheck(read, torch.from_numpy(rng.random((2, 1, 6, 6))).requires_grad_())
 
 
 def test_the_mean_of_tokens_is_over_the_tokens() -> None:

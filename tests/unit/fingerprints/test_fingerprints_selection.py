@@ -230,6 +230,19 @@ def test_too_few_images_in_a_half_choose_and_give_the_moments_too(least: int | N
     assert (positions(selected) == positions(whole)) != crossed
 
 
+def test_an_attack_that_hardly_reached_the_group_chooses_nothing_in_its_halves_either() -> None:
+    """Nine attacks of 24 successes, and one of 4: a half has 12 and 2 of them, of which 2 would show large effects by luck."""
+    rng = np.random.default_rng(4)
+    clean = rng.normal(size=(240, 500))
+    attacks = {f"a{number}": rng.normal(size=(24, 500)) for number in range(9)} | {"rare": rng.normal(size=(4, 500))}
+    params = selection_params(effect_size=0.8, false_discovery_rate=1.0).model_copy(update={"cross_fit": 100, "min_attacked": 20})
+    crossed = pick(block_of(clean, **attacks), params, tuple(attacks))
+    whole = pick(block_of(clean, **attacks), params.model_copy(update={"cross_fit": None}), tuple(attacks))
+    assert crossed.cross_fitted and len(whole.fingerprints) < 10 and len(crossed.fingerprints) < 60
+    thin = params.model_copy(update={"min_attacked": 25})
+    assert not pick(block_of(clean, **attacks), thin, tuple(attacks)).cross_fitted
+
+
 def test_the_pooled_group_is_filled_up_with_the_next_largest_effects() -> None:
     """Where nothing passes, a class keeps nothing, and the pooled group its least number, by effect and nothing else."""
     rng = np.random.default_rng(5)

@@ -70,11 +70,13 @@ def test_every_round_of_hardening_is_a_table_with_all_attacks_and_both_false_ala
         part = text.split(f"## Round {number}")[1].split("\n## ")[0]
         rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| ")]
         assert {len(row) for row in rows} == {8}
-        accepted = {row[0]: row[5] for row in rows[2:-2]}
-        assert list(accepted) == list(study.attacks)
-        for attack, cell in accepted.items():
-            rate = study.of(number, attack, "accepted_evenly")
-            assert rate is not None and cell == f"{rate.text} ({rate.interval})"
+        cells = {row[0]: row[1:] for row in rows[2:-2]}
+        assert list(cells) == list(study.attacks)
+        for attack, found in cells.items():
+            for place, measure in enumerate(("detected", "detected_after_looks", "accepted", "detected_evenly", "accepted_evenly")):
+                rate = study.of(number, attack, measure)
+                assert rate is not None and found[place] == f"{rate.text} ({rate.interval})"
+        assert rows[0][2] == f"detected after {study.looks} looks" and rows[0][3].startswith("accepted after")
         assert rows[-2][1].startswith(str(study.of(number, "clean", "flagged").text))
 
 
