@@ -58,7 +58,7 @@ class Committee:
 
 
 SIZES = [Committee(m, directions) for m, directions in ((16, 8), (32, 8), (32, 16), (64, 24), (80, 32), (120, 32))]
-DEFAULT = Committee(32, 16)
+DEFAULT = Committee(64, 24)
 """Of the CIFAR-10 preset, as is all else here."""
 
 
