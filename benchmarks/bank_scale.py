@@ -108,7 +108,7 @@ def class_features(label: int) -> Iterator[tuple[str, Features]]:
 def selection(size: Scale) -> SelectionParams:
     """Keeps the largest effects, as many as the bank holds."""
     numbers = {"min_clean": 2, "min_attacked": 2, "min_fingerprints": 1, "bank_size": size.fingerprints}
-    return SelectionParams(effect_size=0.0, false_discovery_rate=1.0, prefer="largest_effect", **numbers)
+    return SelectionParams(effect_size=0.0, false_discovery_rate=1.0, cross_fit=None, prefer="largest_effect", **numbers)
 
 
 def _built(found: Measured) -> Bank:

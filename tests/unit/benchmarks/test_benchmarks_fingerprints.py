@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from bank_scale import ATTACKS, IMAGES, LAYOUT, Measured, Scale, class_features, peak, random_committees
+from bank_scale import ATTACKS, IMAGES, LAYOUT, Measured, Scale, class_features, peak, random_committees, selection
 from common import Spread
 from fingerprints import CAPTIONS, PARTS
 from inspection import ATTACKS as ATTACKS_HERE
@@ -35,6 +35,11 @@ def test_a_made_class_counts_for_itself_alone() -> None:
     again = dict(class_features(3))
     assert all(np.array_equal(found[source].neurons, again[source].neurons) for source in found)
     assert not np.array_equal(found["clean"].neurons, dict(class_features(4))["clean"].neurons)
+
+
+def test_the_larger_bank_keeps_as_many_as_it_holds() -> None:
+    params = selection(Scale(2, 7))
+    assert (params.bank_size, params.effect_size, params.prefer, params.cross_fit) == (7, 0.0, "largest_effect", None)
 
 
 def test_random_committees_stay_in_their_groups() -> None:
