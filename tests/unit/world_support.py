@@ -1,10 +1,12 @@
-"""A made world of attacked images, as fingerprints see them."""
+"""A made world of attacked images, as fingerprints see them, and the selection that tests change a little."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.fingerprints.features import CLEAN, Features, Layout
+from pipeline.params.fingerprints import SelectionParams
 
 
 def attacked_world(seed: int, ids: list[str], layout: Layout, classes: int, attacks: Sequence[str], strength: float) -> dict[str, Features]:
@@ -20,3 +22,18 @@ def attacked_world(seed: int, ids: list[str], layout: Layout, classes: int, atta
         moved = centres[predicted] + rng.normal(size=(count, width)) + trace * success[:, None]
         found[attack] = Features(ids, labels, labels, predicted, success, none, moved.astype(np.float32))
     return found
+
+
+def selection_params(**changes: Any) -> SelectionParams:
+    """The ``selection`` section, some of it changed."""
+    values = dict(
+        effect_size=0.8,
+        false_discovery_rate=0.001,
+        cross_fit=None,
+        prefer="random",
+        bank_size=1000,
+        min_clean=20,
+        min_attacked=20,
+        min_fingerprints=5,
+    )
+    return SelectionParams(**(values | changes))

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.stats import betabinom
+from world_support import selection_params
 
 from pipeline.detectors.building import Stream, build_bank, build_detector, calibrate
 from pipeline.detectors.committee import CommitteeDetector
@@ -22,21 +23,12 @@ from pipeline.fingerprints.sampling import sample_index_sets
 from pipeline.fingerprints.selection import select
 from pipeline.params.detectors import CommitteeDetectorParams, FingerprintDetectorParams
 from pipeline.params.evaluation import EvaluationParams
-from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.fingerprints import FingerprintParams
 from pipeline.random import ImageRandom, generator
 
 LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 80, 140)), 4, ("fgsm", "pgd")
 SHARES = np.array([0.4, 0.35, 0.22, 0.03])  # class 3 is too rare for a bank or a calibration group of its own
-SELECTION = SelectionParams(
-    effect_size=0.5,
-    false_discovery_rate=0.001,
-    cross_fit=None,
-    prefer="random",
-    bank_size=300,
-    min_clean=60,
-    min_attacked=30,
-    min_fingerprints=50,
-)
+SELECTION = selection_params(effect_size=0.5, bank_size=300, min_clean=60, min_attacked=30, min_fingerprints=50)
 EVALUATION = EvaluationParams(alphas=(0.01, 0.05), seeds=(0, 1), confidence=0.95, bootstrap=100, bootstrap_seed=0)
 
 

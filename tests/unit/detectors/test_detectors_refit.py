@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from world_support import attacked_world
+from world_support import attacked_world, selection_params
 
 from pipeline.detectors.building import build_bank, build_detector, fit_detector, group_class, pooled_moments, select_bank
 from pipeline.detectors.refit import Recipe, redrawn_flags, redrawn_roles, with_committees
@@ -15,20 +15,11 @@ from pipeline.fingerprints.joint import PooledMoments
 from pipeline.fingerprints.moments import Moments
 from pipeline.fingerprints.sampling import sample_block
 from pipeline.params.detectors import CommitteeDetectorParams, DetectorParams, FingerprintDetectorParams
-from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.fingerprints import FingerprintParams
 from pipeline.random import ImageRandom
 
 LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 12, 24)), 2, ("fgsm", "pgd", "pgd_targeted")
-SELECTION = SelectionParams(
-    effect_size=0.1,
-    false_discovery_rate=0.2,
-    cross_fit=None,
-    prefer="random",
-    bank_size=40,
-    min_clean=10,
-    min_attacked=10,
-    min_fingerprints=8,
-)
+SELECTION = selection_params(effect_size=0.1, false_discovery_rate=0.2, bank_size=40, min_clean=10, min_attacked=10, min_fingerprints=8)
 COMMITTEE = CommitteeDetectorParams(
     kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, seed=0
 )

@@ -1,28 +1,11 @@
 """What several tests of fingerprints share."""
 
-from typing import Any
-
 import numpy as np
 
 from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.features import Features, Layout
-from pipeline.params.fingerprints import SelectionParams
 
 LAYOUT = Layout(("early", "late", "logits"), (0, 40, 64, 70))
-
-
-def selection_params(**changes: Any) -> SelectionParams:
-    values = dict(
-        effect_size=0.8,
-        false_discovery_rate=0.001,
-        cross_fit=None,
-        prefer="random",
-        bank_size=1000,
-        min_clean=20,
-        min_attacked=20,
-        min_fingerprints=5,
-    )
-    return SelectionParams(**(values | changes))
 
 
 def image_ids(count: int) -> list[str]:

@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from fingerprints_support import LAYOUT, random_bank, random_fingerprints, selection_params
+from fingerprints_support import LAYOUT, random_bank, random_fingerprints
+from world_support import selection_params
 
 from pipeline.errors import ArtifactError, WhorlError
 from pipeline.fingerprints.assembly import assemble

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from fingerprints_support import selection_params
 from scipy.stats import false_discovery_control, ttest_ind
+from world_support import selection_params
 
 from pipeline.errors import WhorlError
 from pipeline.fingerprints.candidates import CandidateBlock, Sides
@@ -250,16 +250,7 @@ def test_the_pooled_group_is_filled_up_with_the_next_largest_effects() -> None:
     clean = Moments.of(rng.normal(size=(30, count)))
     attacked = Moments.of(rng.normal(size=(30, count)) + np.linspace(0, 0.4, count))
     indices = np.arange(2 * count, dtype=np.int32).reshape(count, 2)
-    params = SelectionParams(
-        effect_size=5.0,
-        false_discovery_rate=0.001,
-        cross_fit=None,
-        prefer="random",
-        bank_size=20,
-        min_clean=2,
-        min_attacked=2,
-        min_fingerprints=12,
-    )
+    params = selection_params(effect_size=5.0, bank_size=20, min_clean=2, min_attacked=2, min_fingerprints=12)
     effect = np.abs(cohens_d(clean, attacked))
     for group, expected in (("3", []), ("pooled", sorted(np.argsort(-effect)[:12]))):
         block = CandidateBlock(group, indices, np.zeros(count, np.int16), (Sides(clean, {"fgsm": attacked}), Sides.empty(count, ["fgsm"])))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from world_support import selection_params
 
 from pipeline.artifacts.games import OWN, Arena, static_seed
 from pipeline.artifacts.matches import Match, Matches, Scene
@@ -30,7 +31,7 @@ from pipeline.game.defenders import (
     surrogate,
 )
 from pipeline.params.detectors import CommitteeDetectorParams
-from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.fingerprints import FingerprintParams
 from pipeline.params.game import DescendParams
 from pipeline.params.root import load_params
 
@@ -43,16 +44,7 @@ PARAMS = CommitteeDetectorParams(
 FINGERPRINTS = FingerprintParams(
     seed=0, k=2, layer_weights={"hidden": 1.0, "logits": 0.2}, candidates=200, block=100, fit_attacks=("sign",)
 )
-SELECTION = SelectionParams(
-    effect_size=0.1,
-    false_discovery_rate=0.05,
-    cross_fit=None,
-    prefer="random",
-    bank_size=60,
-    min_clean=10,
-    min_attacked=10,
-    min_fingerprints=10,
-)
+SELECTION = selection_params(effect_size=0.1, false_discovery_rate=0.05, bank_size=60, min_clean=10, min_attacked=10, min_fingerprints=10)
 ALPHA = 0.1
 DESCEND = DescendParams(norm="linf", epsilon=0.2, step_size=0.02, steps=15, samples=4, weights=(1.0,), trades=(0.5,))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from world_support import attacked_world
+from world_support import attacked_world, selection_params
 
 from pipeline.detectors import building
 from pipeline.detectors.refit import Recipe
@@ -14,20 +14,11 @@ from pipeline.game import hardening
 from pipeline.game.defenders import detector_arrays, every_score
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.evaluation import EvaluationParams
-from pipeline.params.fingerprints import FingerprintParams, SelectionParams
+from pipeline.params.fingerprints import FingerprintParams
 from pipeline.params.studies import HardeningParams
 
 LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 12, 24)), 2, ("fgsm", "pgd")
-SELECTION = SelectionParams(
-    effect_size=0.1,
-    false_discovery_rate=0.2,
-    cross_fit=None,
-    prefer="random",
-    bank_size=40,
-    min_clean=10,
-    min_attacked=10,
-    min_fingerprints=8,
-)
+SELECTION = selection_params(effect_size=0.1, false_discovery_rate=0.2, bank_size=40, min_clean=10, min_attacked=10, min_fingerprints=8)
 COMMITTEE = CommitteeDetectorParams(
     kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, seed=0
 )
