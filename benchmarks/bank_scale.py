@@ -34,7 +34,7 @@ K, ATTACKS, IMAGES, BATCH = 8, ("a", "b"), 50, 128
 LAYERS = ("first", "second", "third", "fourth")
 LAYOUT = Layout(LAYERS, (0, 512, 1024, 1536, 2048))
 COMMITTEE = CommitteeDetectorParams(
-    kind="committee", layer_weights=None, draw=60, committees=200, directions=8, shrinkage=0.1, pooling=0.5, seed=0
+    kind="committee", layer_weights=None, draw=60, committees=200, directions=8, shrinkage=0.1, pooling=0.5, mistakes=False, seed=0
 )
 SAMPLED = 5
 """Classes whose committees are factored, and whose covariances are gathered: the others cost the same."""
@@ -86,9 +86,7 @@ def measure(size: Scale) -> Measured:
     bank = _built(found)
     with TemporaryDirectory() as folder:
         _stored(found, Path(folder) / "bank.safetensors", "bank", bank.to_arrays()[0])
-    clean, attacked = _covariances(found)
-    _factored(found, bank, clean, attacked)
-    del clean, attacked
+    _factored(found, bank, _covariances(found))
     _used(found, bank)
     return found
 
@@ -142,7 +140,7 @@ def _stored(found: Measured, path: Path, what: str, arrays: dict[str, npt.NDArra
     found.put(f"{what} loaded", "s", seconds)
 
 
-def _covariances(found: Measured) -> tuple[PooledMoments, dict[str, PooledMoments]]:
+def _covariances(found: Measured) -> dict[str, PooledMoments]:
     """The shared covariance, of some classes' images alone: each further class takes as long."""
     seconds, sources = [], (CLEAN, *ATTACKS)
     with peak(found, "means of every class and shared covariances of three sources: peak"):
@@ -154,15 +152,15 @@ def _covariances(found: Measured) -> tuple[PooledMoments, dict[str, PooledMoment
                 moments[source].add(source, features)
             seconds.append(time.perf_counter() - began)
     found.put(f"means and covariances, a class (median of {len(seconds)})", "ms", float(np.median(seconds)) * 1000)
-    return moments[CLEAN], {name: moments[name] for name in ATTACKS}
+    return moments
 
 
-def _factored(found: Measured, bank: Bank, clean: PooledMoments, attacked: dict[str, PooledMoments]) -> None:
+def _factored(found: Measured, bank: Bank, moments: dict[str, PooledMoments]) -> None:
     names = bank.names[: min(SAMPLED, found.scale.classes)]
     seconds = []
     with peak(found, "committees of a class drawn and factored: peak"):
         for name in names:
-            seconds.append(timed(partial(factor_group, bank, name, COMMITTEE, clean, attacked))[1])
+            seconds.append(timed(partial(factor_group, bank, name, COMMITTEE, moments, ATTACKS))[1])
     found.put(f"committees drawn and factored, a class (median of {len(seconds)})", "s", float(np.median(seconds)))
 
 

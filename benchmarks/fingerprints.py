@@ -52,9 +52,9 @@ CAPTIONS = {
 activations in float32 (400 clean and 400 attacked images, 2,048 neurons of one layer), k = 50, 2,000 candidates, |d| of at least 1.5; its
 level of significance is 0.001, ours a false-discovery rate of the same size. Differences are of float64 arrays, on the same index sets.""",
     "inspection": """**Inspection**: an untrained ResNet-20 of 32x32 images with the neurons that the CIFAR-10 preset keeps; 10 classes of
-2,000 random fingerprints and 50 committees each, against 9 attacks. Ours is `Guard.inspect` on float images, or a piece of it, the peer
-the bare forward pass of the same classifier under `inference_mode` in the same round: a ratio of 1.03 says that inspecting adds 3 %. The
-preset's default is the committee of 64 in 24 directions.""",
+2,000 random fingerprints and 50 committees each, against 9 attacks and natural mistakes. Ours is `Guard.inspect` on float images, or a
+piece of it, the peer the bare forward pass of the same classifier under `inference_mode` in the same round: a ratio of 1.03 says that
+inspecting adds 3 %. The preset's default is the committee of 64 in 16 directions.""",
     "scale": """**Scale**: 2,048 made neurons of four layers; a class has 50 clean images, 50 successes of each of two attacks, a quarter
 more candidates than fingerprints are kept, and 200 committees of 60 in 8 directions. Ours is the larger bank, the peer the smaller one,
 each once, so there is no interval. Peaks are the whole process's resident memory. Where a row says *a class*, that is what was measured:

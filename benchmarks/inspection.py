@@ -45,7 +45,7 @@ class Committee:
 
     Attributes:
         m: fingerprints of a committee.
-        directions: kept against each of 9 attacks, R.
+        directions: kept against each of 9 attacks and against natural mistakes, R.
     """
 
     m: int
@@ -57,8 +57,8 @@ class Committee:
         return f"committee, m = {self.m}, R = {self.directions}"
 
 
-SIZES = [Committee(m, directions) for m, directions in ((16, 8), (32, 8), (32, 16), (64, 24), (80, 32), (120, 32))]
-DEFAULT = Committee(64, 24)
+SIZES = [Committee(m, directions) for m, directions in ((16, 8), (32, 8), (32, 16), (64, 16), (64, 24), (80, 32), (120, 32))]
+DEFAULT = Committee(64, 16)
 """Of the CIFAR-10 preset, as is all else here."""
 
 
@@ -118,11 +118,12 @@ def committees(bank: Bank, size: Committee, count: int = COMMITTEES) -> Committe
     rng, total, m = np.random.default_rng(0), count * len(bank.names), size.m
     groups = np.repeat(np.arange(len(bank.names)), count)
     inside = np.argsort(rng.random((total, int(bank.sizes.min()))), axis=1)[:, :m]
-    shape = (total, ATTACKS, size.directions)
+    shape = (total, ATTACKS + 1, size.directions)
     weights = rng.normal(size=(*shape, m)).astype(np.float32)
     centre, shift = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
     variance = rng.uniform(0.5, 2, shape).astype(np.float32)
-    factored = Factored(weights, centre, shift, variance, np.full(shape[:2], -np.log(ATTACKS), np.float32))
+    prior = np.log([1 / ATTACKS] * ATTACKS + [0.1]).astype(np.float32)
+    factored = Factored(weights, centre, shift, variance, np.tile(prior, (total, 1)))
     members = (inside + bank.starts[groups, None]).astype(np.int32)
     starts = np.arange(len(bank.names) + 1, dtype=np.int64) * count
     return CommitteeDetector(bank, Committees(members, starts, factored, tuple(map(str, range(ATTACKS)))))

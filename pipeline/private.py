@@ -22,13 +22,13 @@ from pipeline.artifacts.banks import put_bank
 from pipeline.artifacts.classifiers import CONFIG, read_classifier, void_promise
 from pipeline.artifacts.current import open_activations
 from pipeline.artifacts.detectors import CalibratedDetector, put_detector
-from pipeline.artifacts.features import CLEAN, FeatureSet
+from pipeline.artifacts.features import CLEAN, MISTAKEN, FeatureSet
 from pipeline.artifacts.guards import PRIVATE, copies, write_guard
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.classifiers.activations import activations
 from pipeline.classifiers.model import freeze, to_float
-from pipeline.detectors.building import build_bank, build_detector, calibrate
+from pipeline.detectors.building import build_bank, build_detector, calibrate, moments_needed
 from pipeline.errors import ArtifactError, GuardError
 from pipeline.evaluation.private_card import render_private_card
 from pipeline.fingerprints.bank import Bank
@@ -126,10 +126,13 @@ def counted(features: FeatureSet, advance: Callable[[int], None], sources: Seque
 
 
 def passes(features: FeatureSet, recipe: Recipe) -> int:
-    """How many images are read in all: every block of every group's candidates sees each once, and so do the committees."""
-    params, images = recipe.fingerprints, sum(features.count(source, "fit") for source in (CLEAN, *recipe.fingerprints.fit_attacks))
+    """How many images are read in all: every block of every group's candidates sees each once, committees each of their sources."""
+    params, detector = recipe.fingerprints, recipe.detector
     blocks = (len(features.class_names) + 1) * math.ceil(params.candidates / params.block)
-    return images * (blocks + isinstance(recipe.detector, CommitteeDetectorParams))
+    read = [CLEAN, *params.fit_attacks] * blocks
+    if isinstance(detector, CommitteeDetectorParams):
+        read += [CLEAN if source == MISTAKEN else source for source in moments_needed(detector, params.fit_attacks)]
+    return sum(features.count(source, "fit") for source in read)
 
 
 def free_folder(out: Path) -> Path:

@@ -7,14 +7,14 @@ from pathlib import Path
 from pipeline.artifacts import paths
 from pipeline.artifacts.banks import read_bank
 from pipeline.artifacts.detectors import CalibratedDetector, write_detector
-from pipeline.artifacts.features import CLEAN, FeatureSet
+from pipeline.artifacts.features import CLEAN, MISTAKEN, FeatureSet
 from pipeline.artifacts.files import read_arrays
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import stage_run
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ARRAYS, ShardOutput, ShardStore
 from pipeline.detectors.base import Detector
-from pipeline.detectors.building import calibrate, factor_group, pooled_moments
+from pipeline.detectors.building import calibrate, factor_group, moments_needed, pooled_moments
 from pipeline.detectors.committee import CommitteeDetector
 from pipeline.detectors.fingerprint import FingerprintDetector
 from pipeline.distributed.shard_map import ShardTask, shard_map
@@ -57,11 +57,12 @@ def fit_committees(name: str, bank: Bank, params: CommitteeDetectorParams, featu
     sources = [
         ShardTask(
             source,
-            signature("moments", code=code, params={"source": source}, inputs=features.inputs([source], ["fit"])),
+            signature("moments", code=code, params={"source": source}, inputs=features.inputs([read], ["fit"])),
             source,
-            features.count(source, "fit"),
+            features.count(read, "fit"),
         )
-        for source in (CLEAN, *attacks)
+        for source in moments_needed(params, attacks)
+        for read in [CLEAN if source == MISTAKEN else source]
     ]
     with moments.locked(), groups.locked():
         shard_map(partial(shard_moments, Path.cwd()), sources, moments, title=f"detector {name}: images")
@@ -72,7 +73,7 @@ def fit_committees(name: str, bank: Bank, params: CommitteeDetectorParams, featu
             ShardTask(group, signature("committees", code=code, params={**plain, "group": group}, inputs=inputs), group, params.committees)
             for group in bank.names
         ]
-        build = partial(shard_committees, Path.cwd(), {source: path.resolve() for source, path in known.items()}, params)
+        build = partial(shard_committees, Path.cwd(), {source: path.resolve() for source, path in known.items()}, params, attacks)
         shard_map(build, tasks, groups, title=f"detector {name}: committees")
         factored = [read_arrays(groups.read(task.name, task.signature)[0] / ARRAYS) for task in tasks]
         moments.keep(task.signature for task in sources)
@@ -91,14 +92,15 @@ def shard_moments(root: Path) -> Callable[[str], ShardOutput]:
     return compute
 
 
-def shard_committees(root: Path, known: dict[str, Path], params: CommitteeDetectorParams) -> Callable[[str], ShardOutput]:
+def shard_committees(
+    root: Path, known: dict[str, Path], params: CommitteeDetectorParams, attacks: list[str]
+) -> Callable[[str], ShardOutput]:
     """The function that draws and factors the committees of one group."""
     bank = read_bank(root / paths.BANK)
     moments = {source: PooledMoments.from_arrays(read_arrays(path)) for source, path in known.items()}
-    clean = moments.pop(CLEAN)
 
     def compute(group: str) -> ShardOutput:
-        members, factored = factor_group(bank, group, params, clean, moments)
+        members, factored = factor_group(bank, group, params, moments, attacks)
         return ShardOutput({"members": members, **vars(factored)})
 
     return compute

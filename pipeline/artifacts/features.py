@@ -12,12 +12,22 @@ import pyarrow as pa
 from pipeline.artifacts.files import Arrays, write_arrays
 from pipeline.artifacts.manifest import Artifact, open_artifact, seal
 from pipeline.artifacts.store import ShardOutput, ShardStore
-from pipeline.fingerprints.features import CLEAN, Features, Layout
+from pipeline.fingerprints.features import CLEAN, MISTAKEN, Features, Layout
 
 if TYPE_CHECKING:
     from pipeline.artifacts.adversarial import AdversarialSet
 
-__all__ = ["CLEAN", "FeatureSet", "attacked_features", "clean_features", "feature_output", "join", "stored_features", "write_features"]
+__all__ = [
+    "CLEAN",
+    "MISTAKEN",
+    "FeatureSet",
+    "attacked_features",
+    "clean_features",
+    "feature_output",
+    "join",
+    "stored_features",
+    "write_features",
+]
 
 COLUMNS = ("labels", "clean_predicted", "predicted", "success", "skipped")
 """Of the rows, beside ``id``; named like the attributes of ``Features``."""

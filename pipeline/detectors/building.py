@@ -16,11 +16,12 @@ from pipeline.errors import WhorlError
 from pipeline.fingerprints.assembly import assemble
 from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.candidates import CandidateBlock, block_moments, concatenate
-from pipeline.fingerprints.committees import Committees, Factored, factor
+from pipeline.fingerprints.committees import Committees, Factored, Mistakes, factor
 from pipeline.fingerprints.draws import Draws
-from pipeline.fingerprints.features import CLEAN, POOLED, Features, Layout, group_name
-from pipeline.fingerprints.joint import PooledMoments
+from pipeline.fingerprints.features import CLEAN, MISTAKEN, POOLED, Features, Layout, group_name
+from pipeline.fingerprints.joint import LENT, PooledMoments, ScoreMoments
 from pipeline.fingerprints.sampling import distinct, distinct_by_layer, sample_block
+from pipeline.fingerprints.scores import fingerprint_scores
 from pipeline.fingerprints.selection import select
 from pipeline.params.detectors import CommitteeDetectorParams, DetectorParams, FingerprintDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
@@ -76,17 +77,29 @@ def select_bank(
 
 
 def pooled_moments(stream: Stream, source: str, classes: int, size: int) -> PooledMoments:
-    """The moments of one source's neurons."""
+    """The moments of one source's neurons; ``mistaken`` is one too, of the clean images that the classifier gets wrong."""
     moments = PooledMoments.empty(classes, size)
-    for name, features in stream([source]):
-        moments.add(name, features)
+    for _, features in stream([CLEAN if source == MISTAKEN else source]):
+        moments.add(source, features)
     return moments
 
 
+def moments_needed(params: CommitteeDetectorParams, attacks: Iterable[str]) -> list[str]:
+    """The sources whose moments committees are factored from."""
+    return [CLEAN, *([MISTAKEN] if params.mistakes else []), *attacks]
+
+
 def factor_group(
-    bank: Bank, group: str, params: CommitteeDetectorParams, clean: PooledMoments, attacked: Mapping[str, PooledMoments]
+    bank: Bank, group: str, params: CommitteeDetectorParams, moments: Mapping[str, PooledMoments], attacks: Sequence[str]
 ) -> tuple[npt.NDArray[np.int64], Factored]:
     """Draws and factors the committees of one group of a bank.
+
+    Args:
+        bank: whose fingerprints are drawn.
+        group: of the bank.
+        params: the detector's.
+        moments: of the neurons of all sources that ``moments_needed`` names.
+        attacks: those of the mixture, in its order.
 
     Returns:
         members, (T, m) rows in the group's fingerprints, and their log-ratios.
@@ -94,18 +107,60 @@ def factor_group(
     Raises:
         WhorlError: no clean image, or no successful attack, is known of the group.
     """
-    prints, label = bank.groups[group], group_class(group)
+    prints, label, clean = bank.groups[group], group_class(group), moments[CLEAN]
     uniform = generator(params.seed, "committees", group).random((params.committees, params.draw))
     if (weights := params.layer_weights) is None:
         members = distinct(uniform, np.full(params.committees, len(prints)))
     else:
         members = distinct_by_layer(uniform, prints.layer, np.array([weights.get(layer, 0.0) for layer in bank.layout.layers]))
-    if label is not None:
-        attacked = {name: moments.leaning(clean) for name, moments in attacked.items()}
-    of_clean, *of_attacked = (moments.committees(prints.indices, members, label) for moments in (clean, *attacked.values()))
+
+    def scored(source: str) -> ScoreMoments | None:
+        own = moments[source] if label is None or source == CLEAN else moments[source].leaning(clean)
+        return own.committees(prints.indices, members, label)
+
+    of_clean, *of_attacked = map(scored, (CLEAN, *attacks))
     if of_clean is None or not any(of_attacked):
-        raise WhorlError(f"Group {group} has no clean image or no successful attack of {list(attacked)}, where some of both were expected.")
-    return members, factor(of_clean, of_attacked, directions=params.directions, shrinkage=params.shrinkage, pooling=params.pooling)
+        raise WhorlError(f"Group {group} has no clean image or no successful attack of {list(attacks)}, where some of both were expected.")
+    mistakes = _mistakes(prints.indices, members, label, moments[MISTAKEN], clean, of_clean) if params.mistakes else None
+    return members, factor(
+        of_clean, of_attacked, mistakes, directions=params.directions, shrinkage=params.shrinkage, pooling=params.pooling
+    )
+
+
+def _mistakes(
+    indices: npt.NDArray[np.int32],
+    members: npt.NDArray[np.int64],
+    label: int | None,
+    mistaken: PooledMoments,
+    clean: PooledMoments,
+    correct: ScoreMoments,
+) -> Mistakes | None:
+    """The clean images of a group that the classifier gets wrong; None where it gets none wrong at all.
+
+    They are few. Their mean leans on what mistakes do to all classes (see ``PooledMoments.leaning``), their share is as if ``LENT``
+    more images had that of all classes, and their covariance as if one more image a fingerprint of the committee had that of the
+    correct ones, the mean of an inverse Wishart posterior.
+
+    Args:
+        indices: (F, k) of the group's fingerprints.
+        members: (T, m) rows of them.
+        label: the group's class, None for the pooled one.
+        mistaken: moments of the mistakes' neurons.
+        clean: of the correct images'.
+        correct: the committees' moments on correct images of the group.
+    """
+    wrong, right = int(mistaken.counts.sum()), int(clean.counts.sum())
+    if not wrong:
+        return None
+    share = wrong / (wrong + right)
+    if label is not None:
+        share = float((mistaken.counts[label] + LENT * share) / (mistaken.counts[label] + clean.counts[label] + LENT))
+    centre = mistaken.mean(None) if label is None else mistaken.leaning(clean).mean(label)
+    covariance, lent, freedom = correct.covariance, members.shape[1], mistaken.freedom(label)
+    # Within classes it is shared by them, so any class that has a mistake tells it.
+    if own := mistaken.committees(indices, members, None if label is None else int(mistaken.counts.argmax())):
+        covariance = (freedom * own.covariance + lent * covariance) / (freedom + lent)
+    return Mistakes(ScoreMoments(fingerprint_scores(centre[None], indices)[0][members], covariance), share)
 
 
 def fit_detector(bank: Bank, params: DetectorParams, moments: Callable[[str], PooledMoments], attacks: Sequence[str]) -> Detector:
@@ -114,13 +169,13 @@ def fit_detector(bank: Bank, params: DetectorParams, moments: Callable[[str], Po
     Args:
         bank: selected by the same attacks.
         params: the detector's.
-        moments: ``clean`` or an attack to the moments of its neurons; asked for ``clean`` and the attacks named, nothing else.
+        moments: a source to the moments of its neurons; asked for those that ``moments_needed`` names, nothing else.
         attacks: those of the fit.
     """
     if isinstance(params, FingerprintDetectorParams):
         return FingerprintDetector(bank, params.statistic, params.draw)
-    clean, attacked = moments(CLEAN), {name: moments(name) for name in attacks}
-    groups = [factor_group(bank, name, params, clean, attacked) for name in bank.names]
+    known = {source: moments(source) for source in moments_needed(params, attacks)}
+    groups = [factor_group(bank, name, params, known, attacks) for name in bank.names]
     return CommitteeDetector(bank, Committees.join(groups, bank.starts, attacks))
 
 

@@ -101,12 +101,12 @@ def inspection_cost(design: Design) -> int:
     """Numbers fetched and multiply-adds made to inspect one image, the same on every machine.
 
     Of the m fingerprints' k neurons each (the largest k of any layer, which the others are filled up to), m k are fetched and
-    added. Of each attack's R directions, R m weights are fetched and multiplied, and 3 R numbers (centre, shift, variance)
-    fetched and combined, a multiply-add each.
+    added. Of the R directions of each attack, and of natural mistakes where they are modelled, R m weights are fetched and
+    multiplied, and 3 R numbers (centre, shift, variance) fetched and combined, a multiply-add each.
     """
     prints, m, directions = design.fingerprints, design.detector.draw, design.detector.directions
     k = max(prints.layer_k(layer) for layer, weight in prints.layer_weights.items() if weight)
-    return 2 * m * k + 2 * len(prints.fit_attacks) * directions * (m + 3)
+    return 2 * m * k + 2 * (len(prints.fit_attacks) + design.detector.mistakes) * directions * (m + 3)
 
 
 def _changed(params: T, **changes: Any) -> T:

@@ -11,7 +11,7 @@ from pipeline.detectors.building import Stream, build_bank, factor_group
 from pipeline.detectors.committee import CommitteeDetector
 from pipeline.detectors.design import Design
 from pipeline.fingerprints.committees import Committees
-from pipeline.fingerprints.features import CLEAN, Features, Layout
+from pipeline.fingerprints.features import Features, Layout
 from pipeline.fingerprints.joint import PooledMoments
 
 
@@ -24,8 +24,7 @@ def build_committees(
         WhorlError: the features are too few for this design.
     """
     bank, attacks = build_bank(stream, layout, classes, design.fingerprints, design.selection), design.fingerprints.fit_attacks
-    known = {name: moments[name] for name in attacks}
-    groups = [factor_group(bank, name, design.detector, moments[CLEAN], known) for name in bank.names]
+    groups = [factor_group(bank, name, design.detector, moments, attacks) for name in bank.names]
     return CommitteeDetector(bank, Committees.join(groups, bank.starts, attacks))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import WhorlError
-from pipeline.fingerprints.features import CLEAN, Features, group_name
+from pipeline.fingerprints.features import CLEAN, MISTAKEN, Features, group_name
 from pipeline.fingerprints.moments import Moments, merge
 from pipeline.fingerprints.scores import fingerprint_scores
 
@@ -117,15 +117,16 @@ def group_rows(source: str, features: Features, group_class: int | None) -> npt.
     """Which images count for a group: both sides are conditioned on the predicted class (Fisher et al. 2024, section 3).
 
     Args:
-        source: ``clean`` or an attack's name.
+        source: ``clean``, ``mistaken`` or an attack's name.
         features: N images of that source.
         group_class: the class c, or None for all classes pooled.
 
     Returns:
-        (N,) bool. Clean images: predicted c and of class c. Attacked images: *successful* and predicted c; so neither a
-        failed attack nor an image that was wrong all along ever counts as an attack.
+        (N,) bool. Clean images: predicted c and of class c; mistaken ones: predicted c and of another class. Attacked images:
+        *successful* and predicted c; so neither a failed attack nor an image that was wrong all along ever counts as an attack.
     """
-    rows = features.predicted == features.labels if source == CLEAN else features.success
+    right = features.predicted == features.labels
+    rows: npt.NDArray[np.bool_] = {CLEAN: right, MISTAKEN: ~right}.get(source, features.success)
     return rows if group_class is None else rows & (features.predicted == group_class)
 
 

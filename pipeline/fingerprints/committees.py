@@ -9,6 +9,10 @@ For a committee with scores s, clean N(mu_0, S_0) and attacked N(mu_f, S_f), the
 log N(z; d, v) - log N(z; 0, 1), d = W_f (mu_f - mu_0). Only the directions in which the two differ most, by their symmetric
 Kullback-Leibler divergence, are kept: with all m of them it is the joint log-ratio exactly; the others carry more error of the
 estimate than evidence. The likelihood under attack is a mixture over the attacks of the fit.
+
+That without an attack can be a mixture too, of the images that the classifier gets right, N(mu_0, S_0), and those that it gets wrong.
+Natural mistakes lie near the boundary as attacked images do; a Gaussian of the others gives them next to no likelihood, so they
+would use up the false alarms, and what shows small perturbations beside narrow margins would never be flagged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.errors import WhorlError
 from pipeline.fingerprints.joint import ScoreMoments
 
 Floats = npt.NDArray[np.float64]
@@ -28,14 +33,17 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Factored:
-    """The joint log-ratios of C committees of m fingerprints, against A attacks, in R directions each.
+    """The joint log-ratios of C committees of m fingerprints, of B Gaussians to that of the clean images classified correctly.
+
+    The first A of the B are the attacks; where there is one more, it is that of the clean images classified wrongly.
 
     Attributes:
-        weights: (C, A, R, m) float32, the rows of W_f that are kept.
-        centre: (C, A, R) float32, W_f mu_0.
-        shift: (C, A, R) float32, d.
-        variance: (C, A, R) float32, v, above 0.
-        log_prior: (C, A) float32, the log of each attack's weight in the mixture; -inf for one that the group never met.
+        weights: (C, B, R, m) float32, the rows of W_f that are kept, in R directions each.
+        centre: (C, B, R) float32, W_f mu_0.
+        shift: (C, B, R) float32, d.
+        variance: (C, B, R) float32, v, above 0.
+        log_prior: (C, B) float32, the log of each attack's weight in the mixture under attack, -inf for one that the group never met;
+            for mistakes, that of their share of clean images, which the attacks' weights have no part in.
     """
 
     weights: npt.NDArray[np.float32]
@@ -48,12 +56,34 @@ class Factored:
         return len(self.weights)
 
 
-def factor(clean: ScoreMoments, attacked: list[ScoreMoments | None], *, directions: int, shrinkage: float, pooling: float) -> Factored:
+@dataclass(frozen=True)
+class Mistakes:
+    """Clean images that the classifier gets wrong.
+
+    Attributes:
+        moments: as those of the correct ones.
+        share: of all clean images, in (0, 1).
+    """
+
+    moments: ScoreMoments
+    share: float
+
+
+def factor(
+    clean: ScoreMoments,
+    attacked: list[ScoreMoments | None],
+    mistakes: Mistakes | None = None,
+    *,
+    directions: int,
+    shrinkage: float,
+    pooling: float,
+) -> Factored:
     """Factors the joint log-ratio of C committees.
 
     Args:
-        clean: (C, m) means and (C, m, m) covariances of the committees' scores on clean images.
+        clean: (C, m) means and (C, m, m) covariances of the committees' scores on clean images that the classifier gets right.
         attacked: the same for each attack; None for one that never reached the group.
+        mistakes: of those that it gets wrong; None leaves them out of the model.
         directions: R, at most m; with a pooling of 1 a single one is exact, and R is 1.
         shrinkage: share of the diagonal in every covariance (Ledoit and Wolf's target of unequal variances), in [0, 1]: 0 takes the
             covariances as estimated, 1 makes the fingerprints independent.
@@ -70,11 +100,15 @@ def factor(clean: ScoreMoments, attacked: list[ScoreMoments | None], *, directio
     inverse = np.linalg.inv(np.linalg.cholesky(base.covariance))
     find = partial(_direction, inverse, base) if pooling == 1 else partial(_directions, inverse, base, directions)
     absent = _absent(inverse, 1 if pooling == 1 else directions)
-    parts = [absent if moments is None else find(settled(moments)) for moments in attacked]
+    others = [*attacked, *([] if mistakes is None else [mistakes.moments])]
+    parts = [absent if moments is None else find(settled(moments)) for moments in others]
     weights, centre, shift, variance = (np.stack(values, axis=1).astype(np.float32) for values in zip(*parts, strict=True))
     there = np.array([moments is not None for moments in attacked])
     with np.errstate(divide="ignore"):
-        prior = np.broadcast_to(np.log(there / there.sum()), (len(inverse), len(there)))
+        prior = np.log(there / there.sum())
+        if mistakes is not None:
+            prior = np.append(prior, np.log(mistakes.share))
+    prior = np.broadcast_to(prior, (len(inverse), len(prior)))
     return Factored(weights, centre, shift, variance, np.ascontiguousarray(prior, np.float32))
 
 
@@ -87,12 +121,21 @@ class Committees:
         starts: (G + 1,) int64; group g has the committees starts[g] to starts[g + 1].
         factored: their log-ratios.
         attacks: names of the A attacks of the mixture.
+
+    Raises:
+        WhorlError: the ratios are neither as many as the attacks, nor one more.
     """
 
     members: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int64]
     factored: Factored
     attacks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if (found := self.factored.log_prior.shape[1]) not in (len(self.attacks), len(self.attacks) + 1):
+            raise WhorlError(
+                f"The committees have {found} log-ratios, where one for each attack of {list(self.attacks)} was expected, or one more."
+            )
 
     @classmethod
     def join(cls, groups: Sequence[tuple[npt.NDArray[np.int64], Factored]], offsets: npt.NDArray[np.int64], attacks: Sequence[str]) -> Self:
@@ -155,7 +198,7 @@ class CommitteeScores(torch.nn.Module):
         for name, array in held.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
         self.register_buffer("half_log_variance", self.variance.log().sum(-1) / 2)
-        self.m = committees.members.shape[1]
+        self.m, self.attacks = committees.members.shape[1], len(committees.attacks)
 
     def forward(self, neurons: Tensor, which: Tensor) -> Tensor:
         """Log of the mixture's density over the clean one's.
@@ -171,8 +214,27 @@ class CommitteeScores(torch.nn.Module):
         centre = self.centre[which]
         z = torch.bmm(self.weights.index_select(0, which), scores[..., None]).view_as(centre) - centre
         terms = z.square() - (z - self.shift[which]).square() / self.variance[which]
-        ratios: Tensor = terms.sum(-1) / 2 - self.half_log_variance[which] + self.log_prior[which]
-        return ratios.logsumexp(1)
+        return mixture(terms.sum(-1) / 2 - self.half_log_variance[which], self.log_prior[which], self.attacks)
+
+
+def mixture(ratios: Tensor, log_prior: Tensor, attacks: int) -> Tensor:
+    """The log of the attacks' mixed density over that of clean images, both given as ratios to that of the correct ones.
+
+    Args:
+        ratios: (N, B, ...) logarithms, of ``attacks`` attacks, and then, where there is one more, of the mistakes.
+        log_prior: (N, B), as of ``Factored``; further dimensions of ``ratios`` share it.
+        attacks: A.
+
+    Returns:
+        (N, ...).
+    """
+    log_prior = log_prior.view(*log_prior.shape, *(1 for _ in ratios.shape[2:]))
+    weighted = ratios + log_prior
+    attacked: Tensor = weighted[:, :attacks].logsumexp(1)
+    if ratios.shape[1] == attacks:
+        return attacked
+    correct = torch.log1p(-log_prior[:, -1].exp())
+    return attacked - torch.logaddexp(correct.expand_as(attacked), weighted[:, -1])
 
 
 def _shrunk(covariance: Floats, shrinkage: float, scale: Floats) -> Floats:

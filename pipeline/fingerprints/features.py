@@ -11,6 +11,9 @@ from pipeline.errors import WhorlError
 CLEAN = "clean"
 """The source name of unattacked images, where attacked ones have their attack's name."""
 
+MISTAKEN = "mistaken"
+"""The name under which clean images are gathered that the classifier gets wrong; they are stored among the clean ones."""
+
 POOLED = "pooled"
 """The group that all classes without a group of their own share."""
 

@@ -20,7 +20,7 @@ from pipeline.fingerprints.scores import bag_means, fingerprint_scores, table_of
 Floats = npt.NDArray[np.float64]
 
 LENT = 5
-"""Images' worth of what an attack does to all classes, in its mean for each class."""
+"""Images' worth of what all classes have in common, in what is said of each: an attack's mean, the mean and the share of mistakes."""
 WHOLE = 4000
 """Fingerprints whose covariance is made as a whole (122 MiB), which then is the faster way."""
 
@@ -39,7 +39,7 @@ class ScoreMoments:
 
 @dataclass
 class PooledMoments:
-    """Count and mean of every predicted class, and the scatter around them, of one source of images (clean, or an attack).
+    """Count and mean of every predicted class, and the scatter around them, of one source of images: clean, mistaken, or an attack.
 
     The scatter is shared by the classes: a class has some hundred images, the neurons are thousands, and covariances differ
     less between classes than they are misjudged from so few images (Friedman, JASA 84, 1989: regularised discriminant
@@ -54,6 +54,15 @@ class PooledMoments:
     counts: npt.NDArray[np.int64]
     means: npt.NDArray[np.float64]
     scatter: npt.NDArray[np.float64]
+
+    def freedom(self, label: int | None) -> int:
+        """Degrees of freedom of the covariance: of that within classes, or, of all classes together (None), of the mixture's."""
+        return int((self.counts - 1).clip(0).sum() if label is not None else max(self.counts.sum() - 1, 0))
+
+    def mean(self, label: int | None) -> Floats:
+        """The mean (D,) of a class, or of all images; of classes without any it means nothing."""
+        mean: Floats = self.means[label] if label is not None else self.counts @ self.means / max(self.counts.sum(), 1)
+        return mean
 
     @classmethod
     def empty(cls, classes: int, size: int) -> "PooledMoments":
@@ -122,29 +131,26 @@ class PooledMoments:
 
     def _of_neurons(self, label: int | None) -> ScoreMoments | None:
         """The mean (D,) and the covariance (D, D) of the neurons; None where too few images are known."""
-        freedom, covariance = int((self.counts - 1).clip(0).sum()), self.scatter
+        freedom, covariance, mean = self.freedom(label), self.scatter, self.mean(label)
         if not freedom or (label is not None and not self.counts[label]):
             return None
         if label is None:
-            mean = self.counts @ self.means / self.counts.sum()
             apart = self.means - mean
-            freedom, covariance = int(self.counts.sum()) - 1, covariance + (apart.T * self.counts) @ apart
-        else:
-            mean = self.means[label]
+            covariance = covariance + (apart.T * self.counts) @ apart
         return ScoreMoments(mean, covariance / freedom)
 
     def leaning(self, clean: "PooledMoments") -> "PooledMoments":
         """An attack's moments with every class's mean drawn towards the class's clean mean plus the attack's mean shift over all classes.
 
         As if ``LENT`` further images had said so: a class that one success reached would else have its mixture's component
-        centred on that one image (shrinkage towards a common effect, as of James and Stein 1961).
+        centred on that one image (shrinkage towards a common effect, as of James and Stein 1961). Of a class that none reached
+        the mean is what is common alone. Likewise for mistakes.
         """
-        known = (self.counts > 0) & (clean.counts > 0)
-        if not known.any():
-            return self
-        shift = self.counts[known] @ (self.means[known] - clean.means[known]) / self.counts[known].sum()
-        means, weight = self.means.copy(), self.counts[known, None] / (self.counts[known, None] + LENT)
-        means[known] = weight * self.means[known] + (1 - weight) * (clean.means[known] + shift)
+        there = clean.counts > 0
+        known = there & (self.counts > 0)
+        shift = self.counts[known] @ (self.means[known] - clean.means[known]) / max(self.counts[known].sum(), 1)
+        means, weight = self.means.copy(), self.counts[there, None] / (self.counts[there, None] + LENT)
+        means[there] = weight * self.means[there] + (1 - weight) * (clean.means[there] + shift)
         return PooledMoments(self.counts, means, self.scatter)
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:

@@ -13,7 +13,7 @@ from pipeline.detectors.building import Stream, build_bank, build_detector, cali
 from pipeline.detectors.committee import CommitteeDetector
 from pipeline.detectors.conformal import Calibration
 from pipeline.fingerprints.bank import Bank
-from pipeline.fingerprints.committees import Committees
+from pipeline.fingerprints.committees import Committees, Factored, mixture
 from pipeline.fingerprints.draws import Draws, KeyedDraws, StaticDraws, stand_in_key
 from pipeline.fingerprints.features import Features, Layout
 from pipeline.fingerprints.scores import fingerprint_scores
@@ -100,13 +100,14 @@ def every_score(detector: CommitteeDetector, neurons: npt.NDArray[np.float32], p
     """
     check_inputs(detector.bank, neurons, predicted)
     groups, committees, parts = detector.bank.class_group[predicted], detector.committees, detector.committees.factored
+    attacks = len(committees.attacks)
     scores = np.full((len(neurons), int(committees.sizes.max(initial=0))), np.nan)
     for group, rows in _batches(groups):
         mine = slice(committees.starts[group], committees.starts[group + 1])
         first, last = detector.bank.starts[group], detector.bank.starts[group + 1]
         single = torch.from_numpy(fingerprint_scores(neurons[rows], detector.bank.fingerprints.indices[first:last]).T.copy())
         drawn = single[torch.from_numpy(committees.members[mine].astype(np.int64) - int(first))]  # (T, m, n)
-        scores[rows, : len(drawn)] = _log_ratios(drawn, *(torch.from_numpy(array[mine]) for array in vars(parts).values())).T
+        scores[rows, : len(drawn)] = _log_ratios(drawn, Factored(*(array[mine] for array in vars(parts).values())), attacks).T
     return scores
 
 
@@ -121,13 +122,12 @@ def _batches(groups: Ints) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
         yield from ((int(group), rows[start : start + ROWS]) for start in range(0, len(rows), ROWS))
 
 
-def _log_ratios(
-    drawn: torch.Tensor, weights: torch.Tensor, centre: torch.Tensor, shift: torch.Tensor, variance: torch.Tensor, prior: torch.Tensor
-) -> npt.NDArray[np.float32]:
+def _log_ratios(drawn: torch.Tensor, factored: Factored, attacks: int) -> npt.NDArray[np.float32]:
     """(T, n) log-ratios of T committees on the scores (T, m, n) of n images; see ``CommitteeScores``."""
+    weights, centre, shift, variance, prior = (torch.from_numpy(array) for array in vars(factored).values())
     z = torch.bmm(weights.flatten(1, 2), drawn).view(*centre.shape, -1) - centre[..., None]
     terms = z.square() - (z - shift[..., None]).square() / variance[..., None]
-    ratios: npt.NDArray[np.float32] = (terms.sum(2) / 2 - variance.log().sum(-1)[..., None] / 2 + prior[..., None]).logsumexp(1).numpy()
+    ratios: npt.NDArray[np.float32] = mixture(terms.sum(2) / 2 - variance.log().sum(-1)[..., None] / 2, prior, attacks).numpy()
     return ratios
 
 

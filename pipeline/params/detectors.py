@@ -33,6 +33,8 @@ class CommitteeDetectorParams(Section):
     """Share of the diagonal in every covariance; with 1 the fingerprints count as independent."""
     pooling: Annotated[float, Field(ge=0, le=1)]
     """Share of the mean of all covariances, clean and attacked, in each; with 1 the ratio is linear, in a single direction."""
+    mistakes: bool
+    """Whether clean images that the classifier gets wrong are a part of their own in the likelihood without an attack."""
     seed: Seed
     """Of the draw of the committees."""
 

@@ -154,7 +154,7 @@ def _name_problems(params: Params) -> list[str]:
     problems += [
         f"attacks.{name}: an attack cannot be called {name!r}, which stands for unattacked images, where another name was expected"
         for name in params.attacks
-        if name == "clean"
+        if name in ("clean", "mistaken")
     ]
     return problems
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.artifacts import paths
 from pipeline.artifacts.features import CLEAN, FeatureSet
-from pipeline.detectors.building import pooled_moments
+from pipeline.detectors.building import moments_needed, pooled_moments
 from pipeline.detectors.conformal import group_classes
 from pipeline.detectors.design import Design, Point, choices, inspection_cost, tuned
 from pipeline.detectors.trials import build_committees, scores_of_draws
@@ -69,7 +69,8 @@ class Bench:
         self.setting, self.layout, self.classes = setting, features.layout, len(features.class_names)
         sources, fitted = [CLEAN, *setting.families], setting.base.fingerprints.fit_attacks
         self.fit = {source: [batch for _, batch in features.stream([source], "fit")] for source in sources}
-        self.moments = {source: pooled_moments(self.stream, source, self.classes, self.layout.size) for source in (CLEAN, *fitted)}
+        needed = moments_needed(setting.base.detector, fitted)
+        self.moments = {source: pooled_moments(self.stream, source, self.classes, self.layout.size) for source in needed}
         images = {source: features.read_split(source, "tune") for source in sources}
         self.images = {source: part if source == CLEAN else part.where(part.success) for source, part in images.items()}
         seed, looks = setting.tune.seed, (setting.tune.draws,)

@@ -81,7 +81,7 @@ def test_the_default_is_the_presets() -> None:
     assert isinstance(committee, CommitteeDetectorParams) and isinstance(alone, FingerprintDetectorParams)
     assert (committee.draw, committee.directions, committee.committees) == (DEFAULT.m, DEFAULT.directions, COMMITTEES)
     assert (alone.draw, params.selection.bank_size) == (DRAWN, BANK)
-    assert len(params.fingerprints.fit_attacks) == ATTACKS_HERE and DEFAULT in SIZES
+    assert len(params.fingerprints.fit_attacks) == ATTACKS_HERE and DEFAULT in SIZES and committee.mistakes
 
 
 def test_a_peak_holds_what_was_held() -> None:

@@ -93,7 +93,7 @@ def made() -> Made:
 
 
 COMMITTEE = CommitteeDetectorParams(
-    kind="committee", layer_weights=None, draw=20, committees=50, directions=4, shrinkage=0.1, pooling=0.5, seed=0
+    kind="committee", layer_weights=None, draw=20, committees=50, directions=4, shrinkage=0.1, pooling=0.5, mistakes=True, seed=0
 )
 
 

@@ -1,5 +1,6 @@
 """What a point of the search space stands for: valid params, whatever the point."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.detectors.design import Design, Point, choices, inspection_cost, tuned
 from pipeline.errors import WhorlError
-from pipeline.fingerprints.committees import Committees, CommitteeScores, factor
+from pipeline.fingerprints.committees import Committees, CommitteeScores, Mistakes, factor
 from pipeline.fingerprints.features import Layout
 from pipeline.fingerprints.joint import ScoreMoments
 from pipeline.fingerprints.sampling import sample_index_sets
@@ -121,13 +122,15 @@ def test_without_leaves_attacks_out_of_the_fit_alone() -> None:
 def test_the_cost_counts_what_the_detector_fetches_and_multiplies() -> None:
     """Against the sizes of the arrays that one image meets in the detector itself."""
     base, able = _design(WHOLE["digits"]), _able(WHOLE["digits"])
-    for design, k in ((base, 4), (tuned(base, _point(draw=60), able), 8)):
+    bare = replace(base, detector=base.detector.model_copy(update={"mistakes": False}))
+    for design, k in ((base, 4), (bare, 4), (tuned(base, _point(draw=60), able), 8)):
         layout = Layout(tuple(able), tuple(512 * place for place in range(len(able) + 1)))
         indices, _ = sample_index_sets(np.random.default_rng(0), layout, design.fingerprints.k, 90, design.fingerprints.layer_weights)
         rng, m, attacks = np.random.default_rng(1), design.detector.draw, len(design.fingerprints.fit_attacks)
         known = ScoreMoments(rng.normal(size=(2, m)), np.stack([np.eye(m)] * 2))
         settings = design.detector.model_dump(include={"directions", "shrinkage", "pooling"})
-        factored = factor(known, [known] * attacks, **settings)
+        mistakes = Mistakes(known, 0.1) if design.detector.mistakes else None
+        factored = factor(known, [known] * attacks, mistakes, **settings)
         members = np.tile(np.arange(m, dtype=np.int32), (2, 1))
         held = CommitteeScores(Committees(members, np.array([0, 2]), factored, ("a", "b", "c")), indices)
         fetched = held.columns[0].numel() + sum(getattr(held, name)[0].numel() for name in ("weights", "centre", "shift", "variance"))

@@ -10,7 +10,7 @@ from pipeline.detectors.building import build_bank, build_detector, fit_detector
 from pipeline.detectors.refit import Recipe, redrawn_flags, redrawn_roles, with_committees
 from pipeline.evaluation.redraws import mean_rate
 from pipeline.fingerprints.candidates import CandidateBlock, Sides, block_moments
-from pipeline.fingerprints.features import CLEAN, POOLED, Features, Layout
+from pipeline.fingerprints.features import CLEAN, MISTAKEN, POOLED, Features, Layout
 from pipeline.fingerprints.joint import PooledMoments
 from pipeline.fingerprints.moments import Moments
 from pipeline.fingerprints.sampling import sample_block
@@ -21,7 +21,7 @@ from pipeline.random import ImageRandom
 LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 12, 24)), 2, ("fgsm", "pgd", "pgd_targeted")
 SELECTION = selection_params(effect_size=0.1, false_discovery_rate=0.2, bank_size=40, min_clean=10, min_attacked=10, min_fingerprints=8)
 COMMITTEE = CommitteeDetectorParams(
-    kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, seed=0
+    kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, mistakes=True, seed=0
 )
 RATIO = FingerprintDetectorParams(kind="fingerprint", statistic="likelihood_ratio", draw=5)
 SPLITS = ("fit", "tune", "calibrate", "test")
@@ -79,7 +79,7 @@ def scores_without(held_out: str, world: dict[str, Features], asked: set[str]) -
 def test_what_is_left_out_is_never_asked_for_and_leaves_no_trace(held_out: str) -> None:
     asked: set[str] = set()
     honest = scores_without(held_out, WORLD, asked)
-    assert asked == {CLEAN, *ATTACKS} - {held_out}
+    assert asked == {CLEAN, MISTAKEN, *ATTACKS} - {held_out}
     was = WORLD[held_out]
     other = Features(was.ids, was.labels, was.clean_predicted, was.predicted, was.success, was.skipped, -3 * was.neurons[::-1])
     assert np.array_equal(honest, scores_without(held_out, WORLD | {held_out: other}, set()))

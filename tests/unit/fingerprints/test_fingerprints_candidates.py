@@ -51,6 +51,12 @@ def test_only_correctly_classified_images_are_clean(group: int | None, expected:
     assert np.flatnonzero(group_rows("clean", features, group)).tolist() == expected
 
 
+@pytest.mark.parametrize(("group", "expected"), [(0, [2]), (1, [3]), (2, []), (None, [2, 3])])
+def test_only_wrongly_classified_images_are_mistaken(group: int | None, expected: list[int]) -> None:
+    features = clean_features([0, 1, 2, 0, 1], [0, 1, 0, 1, 1], np.zeros((5, 3), np.float32))
+    assert np.flatnonzero(group_rows("mistaken", features, group)).tolist() == expected
+
+
 @pytest.mark.parametrize("group", [0, 1, None])
 def test_moments_are_those_of_each_sides_own_images(group: int | None) -> None:
     rng = np.random.default_rng(1)

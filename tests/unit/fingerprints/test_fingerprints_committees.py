@@ -6,7 +6,8 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
-from pipeline.fingerprints.committees import RIDGE, Committees, CommitteeScores, Factored, factor
+from pipeline.errors import WhorlError
+from pipeline.fingerprints.committees import RIDGE, Committees, CommitteeScores, Factored, Mistakes, factor
 from pipeline.fingerprints.joint import ScoreMoments
 
 COMMITTEES, M, K, D = 6, 5, 3, 40
@@ -39,7 +40,9 @@ def images(count: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.normal(size=(count, D)).astype(np.float32), indices, rng.integers(0, COMMITTEES, count)
 
 
-def expected(clean: ScoreMoments, attacked: list[ScoreMoments | None], shrinkage: float, pooling: float) -> np.ndarray:
+def expected(
+    clean: ScoreMoments, attacked: list[ScoreMoments | None], shrinkage: float, pooling: float, mistakes: Mistakes | None = None
+) -> np.ndarray:
     """Image by image and attack by attack, by SciPy."""
     neurons, indices, which = images()
 
@@ -54,7 +57,11 @@ def expected(clean: ScoreMoments, attacked: list[ScoreMoments | None], shrinkage
     for row, committee in enumerate(which):
         s = neurons[row].astype(float)[indices[committee * M : (committee + 1) * M]].mean(axis=1)
         mixture = logsumexp([density(each, committee, s) for each in attacked if each is not None])
-        found.append(mixture - np.log(sum(each is not None for each in attacked)) - density(clean, committee, s))
+        natural = density(clean, committee, s)
+        if mistakes is not None:
+            shares = np.log([1 - mistakes.share, mistakes.share])
+            natural = logsumexp([shares[0] + natural, shares[1] + density(mistakes.moments, committee, s)])
+        found.append(mixture - np.log(sum(each is not None for each in attacked)) - natural)
     return np.array(found)
 
 
@@ -64,6 +71,23 @@ def expected(clean: ScoreMoments, attacked: list[ScoreMoments | None], shrinkage
 def test_with_all_directions_it_is_the_joint_ratio(shrinkage: float, absent: bool, pooling: float, directions: int) -> None:
     clean, attacked, factored = made(directions, shrinkage, absent, pooling)
     np.testing.assert_allclose(scores_of(factored, *images()), expected(clean, attacked, shrinkage, pooling), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("pooling", "directions"), [(0.0, M), (0.4, M), (1.0, 1)])
+@pytest.mark.parametrize("share", [0.02, 0.6])
+def test_natural_mistakes_are_a_part_of_what_is_clean(share: float, pooling: float, directions: int) -> None:
+    clean, attacked, without = made(directions, 0.3, pooling=pooling)
+    mistakes = Mistakes(random_moments(np.random.default_rng(7), 0.5), share)
+    factored = factor(clean, attacked, mistakes, directions=directions, shrinkage=0.3, pooling=pooling)
+    wanted = expected(clean, attacked, 0.3, pooling, mistakes)
+    np.testing.assert_allclose(scores_of(factored, *images()), wanted, rtol=1e-3, atol=1e-3)
+    assert np.abs(wanted - scores_of(without, *images())).max() > 0.5
+
+
+def test_ratios_of_other_attacks_are_refused() -> None:
+    *_, factored = made(3, 0.1)
+    with pytest.raises(WhorlError, match=r"3 log-ratios, where one for each attack of \['a'\] was expected, or one more"):
+        Committees(np.zeros((COMMITTEES, M), np.int32), np.array([0, COMMITTEES]), factored, ("a",))
 
 
 def test_fully_shrunk_the_fingerprints_are_independent() -> None:
@@ -104,8 +128,10 @@ def test_an_image_has_the_same_bits_in_any_batch() -> None:
         assert scores_of(factored, neurons[rows], indices, which[rows]).tobytes() == whole[rows].tobytes()
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
-    *_, factored = made(3, 0.1)
+@pytest.mark.parametrize("mistakes", [None, Mistakes(random_moments(np.random.default_rng(7)), 0.2)])
+def test_gradients_are_those_of_finite_differences(mistakes: Mistakes | None) -> None:
+    clean, attacked, _ = made(3, 0.1)
+    factored = factor(clean, attacked, mistakes, directions=3, shrinkage=0.1, pooling=0.0)
     neurons, indices, which = images(4)
     members = np.arange(COMMITTEES * M, dtype=np.int32).reshape(COMMITTEES, M)
     module = CommitteeScores(Committees(members, np.array([0, COMMITTEES]), factored, ("a", "b", "c")), indices).double()

@@ -39,7 +39,7 @@ CLASSES, SIDE, HIDDEN = 3, 6, 40
 LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
 POOL = {"hidden": np.arange(HIDDEN), "logits": np.arange(CLASSES)}
 PARAMS = CommitteeDetectorParams(
-    kind="committee", layer_weights=None, draw=6, committees=16, directions=3, shrinkage=0.1, pooling=0.5, seed=0
+    kind="committee", layer_weights=None, draw=6, committees=16, directions=3, shrinkage=0.1, pooling=0.5, mistakes=True, seed=0
 )
 FINGERPRINTS = FingerprintParams(
     seed=0, k=2, layer_weights={"hidden": 1.0, "logits": 0.2}, candidates=200, block=100, fit_attacks=("sign",)

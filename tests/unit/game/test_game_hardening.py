@@ -20,7 +20,7 @@ from pipeline.params.studies import HardeningParams
 LAYOUT, CLASSES, ATTACKS = Layout(("early", "late"), (0, 12, 24)), 2, ("fgsm", "pgd")
 SELECTION = selection_params(effect_size=0.1, false_discovery_rate=0.2, bank_size=40, min_clean=10, min_attacked=10, min_fingerprints=8)
 COMMITTEE = CommitteeDetectorParams(
-    kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, seed=0
+    kind="committee", layer_weights=None, draw=5, committees=12, directions=3, shrinkage=0.1, pooling=0.5, mistakes=True, seed=0
 )
 WEIGHTS = {"early": 1.0, "late": 1.0}
 RECIPE = Recipe(

@@ -129,6 +129,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a redraw with the salt of the splits": (_set("promise.split_seeds", [3, 0]), ("promise.split_seeds", "0 is splits.split_seed")),
     "a corruption beyond its range": (_set("promise.corruptions.jpeg", 101), ("promise.corruptions.jpeg", "101")),
     "an attack called clean": (lambda c: c["attacks"].update(clean=c["attacks"]["fgsm"]), ("attacks.clean",)),
+    "an attack called mistaken": (lambda c: c["attacks"].update(mistaken=c["attacks"]["fgsm"]), ("attacks.mistaken", "unattacked images")),
     "all of the smallest bank drawn": (_set("detectors.vote.draw", 100), ("detectors.vote.draw", ": 100 of", "min_fingerprints", "random")),
     "more drawn than a bank may hold": (_set("detectors.vote.draw", 5000), ("detectors.vote.draw", "5000", "as few as 100")),
     "a bank smaller than the least": (_set("selection.bank_size", 99), ("selection.min_fingerprints", ": 100 is", "bank_size, 99")),
