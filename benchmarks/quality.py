@@ -37,14 +37,16 @@ from peers import peers
 from subject import Subject, add_subject_options, subject
 from torch import nn
 
-from pipeline.attacks.generate import attack_images
+from pipeline.attacks.generate import attack_images, draw_targets
 from pipeline.attacks.geometry import NormName
+from pipeline.random import ImageRandom
 
 QUESTION = "What share of images does an attack leave right, and how far does it move the others?"
-BOUNDED = ("fgsm", "pgd", "bim", "mim", "apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "autoattack")
+BOUNDED = ("fgsm", "pgd", "pgd_targeted", "bim", "mim", "apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "autoattack")
 MINIMAL: dict[str, NormName] = {"deepfool_l2": "l2", "deepfool_linf": "linf", "carlini_wagner": "l2", FIXED_CONSTANT: "l2"}
 _ALL = (*BOUNDED, *MINIMAL)
 BALLS = ("linf:8/255", "linf:1/255", "l2:0.25")
+TARGETED = ("pgd_targeted",)
 LEVEL = 0.05
 
 
@@ -82,7 +84,8 @@ steps, overshoot 0.02. Carlini-Wagner: {chosen.searches} constants from 0.1 (fix
 {conditions()}.
 
 Ratio: ours over the peer's. Robust accuracy: the share of these images that the model as loaded still classifies correctly; a result
-outside the bound or [0, 1] counts as correct, a margin under 1e-5 logits as crossed. Its note has both Wilson intervals, the images
+outside the bound or [0, 1] counts as correct, a margin under 1e-5 logits as crossed; of targeted PGD, which stops on success, the share
+that is not classified as a class drawn for each image, the same for all. Its note has both Wilson intervals, the images
 that one side alone fooled, McNemar's exact p, and who is stronger where p is below {LEVEL} (of many rows a few are by chance). Its
 ratio's interval is a posterior's under Jeffreys' prior. Norms are means over the images that both fool, with a bootstrap over images.
 Images/s are of one run, checks included."""
@@ -124,10 +127,11 @@ def compare(attack: str, ball: Ball, found: Subject, stepping: tuple[nn.Module, 
     title = attack if attack in MINIMAL else f"{attack} {ball.text}"
     engines = peers(found.model, found.floats()[:BATCH], found.classes, budget)
     rivals = {name: has[attack] for name, has in engines.items() if attack in has and f"{name}:{attack}" not in chosen.skip}
-    ours = _judged(title, "ours", attack, ball, found, partial(_ours, attack, budget, found, stepping))
+    targets = wanted(attack, found)
+    ours = _judged(title, "ours", attack, ball, found, targets, partial(_ours, attack, budget, found, stepping))
     entries = []
     for name, rival in rivals.items():
-        peer = _judged(title, name, attack, ball, found, partial(_theirs, rival, found))
+        peer = _judged(title, name, attack, ball, found, targets, partial(_theirs, rival, found, targets))
         entries += _entries(attack, ball, f"{title}: {against(name)}", ours, peer)
     return entries
 
@@ -148,24 +152,34 @@ def _budget(ball: Ball, chosen: argparse.Namespace) -> Budget:
     )
 
 
+def wanted(attack: str, found: Subject) -> torch.Tensor:
+    """The class that each image is to be given, (n,): those that our generator draws, or, untargeted, the true ones."""
+    if attack not in TARGETED:
+        return torch.from_numpy(found.labels)
+    return torch.from_numpy(draw_targets(ImageRandom(0, f"attack/{attack}", found.ids), found.labels, found.classes))
+
+
 @dataclass(frozen=True)
 class Judged:
     """What came of an engine's attack, and at what rate."""
 
     verdicts: Verdicts
+    won: Bools
+    """(n,) fooled; of a targeted attack, as it wanted."""
     rate: float
     """Images a second, of one run, checks included."""
 
 
-def _judged(title: str, name: str, attack: str, ball: Ball, found: Subject, run: partial[torch.Tensor]) -> Judged:
+def _judged(title: str, name: str, attack: str, ball: Ball, found: Subject, targets: torch.Tensor, run: partial[torch.Tensor]) -> Judged:
     began = time.perf_counter()
     attacked = run()
     taken = time.perf_counter() - began
     bound = None if attack in MINIMAL else (ball.norm, ball.epsilon)
     labels = torch.from_numpy(found.labels)
-    verdicts = judge(found.model, found.floats(), attacked, labels, labels, bound)
-    print(f"{title}, {name}: {taken:.1f} s, {1 - verdicts.fooled.mean():.3f} still right", file=sys.stderr)
-    return Judged(verdicts, len(labels) / taken)
+    verdicts = judge(found.model, found.floats(), attacked, labels, targets, bound)
+    won = verdicts.reached if attack in TARGETED else verdicts.fooled
+    print(f"{title}, {name}: {taken:.1f} s, {1 - won.mean():.3f} withstood it", file=sys.stderr)
+    return Judged(verdicts, won, len(labels) / taken)
 
 
 def _ours(attack: str, budget: Budget, found: Subject, stepping: tuple[nn.Module, ...]) -> torch.Tensor:
@@ -186,17 +200,17 @@ def _ours(attack: str, budget: Budget, found: Subject, stepping: tuple[nn.Module
     return torch.from_numpy(result.images)
 
 
-def _theirs(attack: Attack, found: Subject) -> torch.Tensor:
+def _theirs(attack: Attack, found: Subject, targets: torch.Tensor) -> torch.Tensor:
     torch.manual_seed(0)
     np.random.seed(0)  # ART draws from NumPy's global stream
     images, labels = found.floats(), torch.from_numpy(found.labels)
     batches = [slice(first, first + BATCH) for first in range(0, len(labels), BATCH)]
-    return torch.cat([attack(images[part], labels[part], labels[part]).detach() for part in batches])
+    return torch.cat([attack(images[part], labels[part], targets[part]).detach() for part in batches])
 
 
 def _entries(attack: str, ball: Ball, case: str, ours: Judged, peer: Judged) -> list[Entry]:
     """The row of robust accuracies and that of norms."""
-    left = ~ours.verdicts.fooled, ~peer.verdicts.fooled
+    left = ~ours.won, ~peer.won
     shares = float(left[0].mean()), float(left[1].mean())
     rates = f"{figure(ours.rate)} and {figure(peer.rate)} images/s"
     norm = MINIMAL.get(attack, ball.norm if attack == "fab_t" else "l2")

@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ SMALL: dict[str, Any] = {
             "directions": 10,
             "shrinkage": 0.1,
             "pooling": 0.2,
+            "mistakes": True,
             "seed": 0,
         },
         "likelihood_ratio": {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20},
@@ -75,6 +77,27 @@ SMALL: dict[str, Any] = {
 
 def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+@contextmanager
+def ray_head(folder: Path, environment: Mapping[str, str], cpus: int) -> Iterator[tuple[int, dict[str, str]]]:
+    """A Ray head started in a folder, which outlives the drivers that join it: its process id, and their environment."""
+    environment = {**environment, "RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}
+    code = f"""
+import ray, sys
+context = ray.init(address="local", num_cpus={cpus}, include_dashboard=False, log_to_driver=False)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+    head = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert head.stdout is not None
+        yield head.pid, {**environment, "RAY_ADDRESS": head.stdout.readline().strip()}
+    finally:
+        head.kill()
+        head.wait()
 
 
 def flip(path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from integration_support import SMALL, Chain
+from integration_support import SMALL, Chain, ray_head
 
 pytestmark = pytest.mark.slow
 
@@ -35,27 +35,27 @@ def test_a_cluster_that_was_started_elsewhere_works_on_the_same_files(finished: 
     (tmp_path / "elsewhere").mkdir()
     chain = finished.clone(tmp_path / "copy")
     before = chain.hashes(Path("artifacts/attacks/fgsm"))
-    environment = {**chain.environment, "RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}
-    code = """
-import os, sys, ray
-context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-print(context.address_info["gcs_address"], flush=True)
-sys.stdin.read()
-"""
-    head = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path / "elsewhere", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert head.stdout is not None
-        chain.environment = {**environment, "RAY_ADDRESS": head.stdout.readline().strip()}
+    with ray_head(tmp_path / "elsewhere", chain.environment, cpus=2) as (_, chain.environment):
         shutil.rmtree(chain.artifacts / ".work/shards/attack-fgsm")
         shutil.rmtree(chain.artifacts / "attacks/fgsm")
         chain.run("python", "-m", "stages", "attack", "fgsm")
         assert chain.hashes(Path("artifacts/attacks/fgsm")) == before
         assert not (tmp_path / "elsewhere/artifacts").exists()
-    finally:
-        head.kill()
-        head.wait()
+
+
+def test_three_and_four_workers_make_the_same_bytes(finished: Chain, tmp_path: Path) -> None:
+    """As two did; one is compared above."""
+    chain = finished.clone(tmp_path / "copy")
+    before = chain.hashes(Path("artifacts/attacks/pgd"))
+    with ray_head(tmp_path, chain.environment, cpus=4) as (_, chain.environment):
+        for workers in (3, 4):
+            profile = (chain.folder / "infra/profiles/ci.yaml").read_text().replace("workers: 2", f"workers: {workers}")
+            (chain.folder / f"infra/profiles/of{workers}.yaml").write_text(profile)
+            chain.environment["WHORL_PROFILE"] = f"of{workers}"
+            shutil.rmtree(chain.artifacts / ".work/shards/attack-pgd")
+            shutil.rmtree(chain.artifacts / "attacks/pgd")
+            chain.run("python", "-m", "stages", "attack", "pgd")
+            assert chain.hashes(Path("artifacts/attacks/pgd")) == before
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from integration_support import SMALL, Chain, flip
+from integration_support import SMALL, Chain, flip, ray_head
 
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.distributed.runtime import ray_session
@@ -54,22 +54,8 @@ def undisturbed(prepared: Chain, tmp_path_factory: pytest.TempPathFactory) -> Ch
 @pytest.fixture
 def cluster(prepared: Chain, tmp_path: Path) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
     """A Ray head that outlives the drivers which join it; and what they need in their environment."""
-    environment = {**prepared.environment, "RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}
-    code = """
-import ray, sys
-context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-print(context.address_info["gcs_address"], flush=True)
-sys.stdin.read()
-"""
-    head = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert head.stdout is not None
-        yield psutil.Process(head.pid), {**environment, "RAY_ADDRESS": head.stdout.readline().strip()}
-    finally:
-        head.kill()
-        head.wait()
+    with ray_head(tmp_path, prepared.environment, cpus=2) as (pid, environment):
+        yield psutil.Process(pid), environment
 
 
 def finished(chain: Chain) -> set[str]:
@@ -238,3 +224,20 @@ def test_no_room_for_a_worker_s_shard_is_the_same_sentence(tmp_path: Path, monke
             make(2_000_000, -1)
         make(resource.RLIM_INFINITY, 10, 20, 4_000_000, 30)
     assert all(store.about(str(size)) is not None for size in (10, 20, 4_000_000, 30))
+
+
+def test_a_worker_builds_its_work_once_for_all_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is built is the model: loading it again for every shard would cost more than many attacks."""
+    monkeypatch.setenv("WHORL_PROFILE", "ci")
+    store = ShardStore(tmp_path / "store")
+
+    def build(log: Path) -> Callable[[int], ShardOutput]:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return lambda number: ShardOutput({"x": np.full(4, number)})
+
+    with ray_session():
+        shard_map(partial(build, tmp_path / "log"), [ShardTask(str(n), str(n), n, 1) for n in range(12)], store, title="test")
+    builders = (tmp_path / "log").read_text().split()
+    assert 1 <= len(builders) <= 2 and len(set(builders)) == len(builders)
+    assert all(store.about(str(number)) is not None for number in range(12))

@@ -151,6 +151,9 @@ def check_flags(result: AttackedImages, logits_fn: Callable[[Tensor], Tensor], i
     skipped = result.skipped
     np.testing.assert_array_equal(as_pixels(result.images)[skipped].astype(np.float32), (images / np.float32(255))[skipped])
     assert not result.success[skipped].any() and not result.steps[skipped].any() and np.all(result.target[skipped] == -1)
+    failed = ~skipped & ~result.success
+    np.testing.assert_array_equal(as_pixels(result.images)[failed].astype(np.float32), (images / np.float32(255))[failed])
+    assert not result.linf[failed].any() and not result.l2[failed].any()
 
 
 def check_guarantees(case: Case, eight_bit: bool) -> AttackedImages:

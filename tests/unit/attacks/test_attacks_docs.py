@@ -25,7 +25,9 @@ BLOCKS = re.findall(r"```(python|yaml)\n(.*?)```", PAGE.read_text(), re.DOTALL)
 def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The page's file among the families, for one test."""
     name = "ni_fgsm"
-    assert name not in family_names() and f"`pipeline/attacks/families/{name}.py`" in PAGE.read_text()
+    assert f"`pipeline/attacks/families/{name}.py`" in PAGE.read_text()
+    if name in family_names():
+        pytest.skip("somebody has followed the page to the letter: its file is among the families, and its own row tests it")
     (tmp_path / f"{name}.py").write_text(BLOCKS[0][1])
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     yield name

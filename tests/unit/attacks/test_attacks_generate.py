@@ -1,5 +1,6 @@
 """The adversarial data set: what is stored, what is flagged, what is drawn, and what is refused."""
 
+import copy
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from pipeline.attacks.generate import AttackedImages, draw_targets
 from pipeline.attacks.geometry import as_floats
+from pipeline.classifiers.folding import fold
+from pipeline.classifiers.model import Classifier, freeze
 from pipeline.random import ImageRandom
 
 CONFIDENCE = {"family": "confidence_ifgsm", "epsilon": 0.2, "step_size": 0.01, "confidence": 0.7, "steps": 60}
@@ -331,3 +334,17 @@ def test_no_images_and_none_to_attack() -> None:
     wrong = run(flat_model(3), images, np.array([1, 2]), PGD, advance=calls.append)
     assert wrong.skipped.all() and sum(calls) == 2
     np.testing.assert_array_equal(wrong.images, images)
+
+
+@pytest.mark.parametrize("eight_bit", [True, False], ids=["bytes", "floats"])
+def test_folding_changes_no_verdict(eight_bit: bool) -> None:
+    """On handwritten digits: the folded model's classes of clean and of attacked images are the model's own."""
+    data = digits()
+    model = freeze(Classifier(copy.deepcopy(data.model), (0.0,), (1.0,), (8, 8)))
+    folded = fold(model, 1)
+    options = {"family": "pgd", "norm": "linf", "epsilon": "16/255", "step_size": "4/255", "steps": 10, "random_start": True}
+    options |= {"restarts": 1, "targeted": False, "stop_on_success": False}
+    result = run(model, data.images, data.labels, options, name="pgd", ids=data.ids, eight_bit=eight_bit)
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in folded.modules()) == 0 and 0.1 < result.success.mean() < 0.99
+    np.testing.assert_array_equal(classify(folded, data.images), result.clean_predicted)
+    np.testing.assert_array_equal(classify(folded, result.images), result.predicted)
