@@ -72,7 +72,7 @@ def _panel(ax: Axes, attack: str, drawn: Sequence[Line], alpha: float) -> None:
     for number, (label, points) in enumerate(drawn):
         x = np.array([_place(looks) for looks, _ in points])
         y = [row["detected"] for _, row in points]
-        if len(x) == 2 and points[1][0] == 1 and ticks:  # what one look at the very draw let through no further look would stop
+        if not number and len(x) == 2 and points[1][0] == 1 and ticks:  # what one look at the very draw let through no further one stops
             x, y = np.append(x, _place(ticks[-1])), [*y, y[1]]
         look: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)]}
         ax.plot(x, y, marker=MARKERS[number % len(MARKERS)], markersize=4, label=label, clip_on=False, **look)

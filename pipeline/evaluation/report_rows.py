@@ -9,7 +9,7 @@ from pipeline.evaluation.game_verdict import paragraph, summary
 from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
-from pipeline.evaluation.report_inputs import ReportInputs
+from pipeline.evaluation.report_inputs import GameInputs, ReportInputs
 from pipeline.evaluation.studies import (
     PromiseStudy,
     TransferStudy,
@@ -121,20 +121,34 @@ def group_name(group: str, class_names: Sequence[str]) -> str:
 
 def game_rows(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
     """What the game says, the table of its headline's figures, and the attackers fitted to the guard."""
-    game = inputs.game
+    game, told = inputs.game, sent_figures(inputs.game)
     return {
         "says": game_says(inputs),
         "columns": [heading.format(looks=game.looks) for heading in GAME_COLUMNS.values()],
-        "rows": [(attack, [rate(game.headline, f"{attack}.{who}") for who in GAME_COLUMNS]) for attack in attacks],
+        "rows": [(attack, [rate(told, f"{attack}.{who}") for who in GAME_COLUMNS]) for attack in attacks],
         "fitted": summary(game.headline),
     }
+
+
+def sent_figures(game: GameInputs) -> dict[str, float | None]:
+    """The headline without shares of less than one image sent: such a share is that of whichever image happens to be left."""
+    knowledge = {"bank": "bank", "algorithm": "secret"}
+    few = {
+        f"{row['attack']}.{knowledge[row['knowledge']]}{'.keyed' if row['defender'] == 'keyed' else ''}"
+        for row in game.cells
+        if (row["draw"], row["committees"], row["budget"], row["attacker"]) == (*game.own, game.looks, "filter")
+        and row["defender"] in ("fresh", "keyed")
+        and row["knowledge"] in knowledge
+        and row["sent"] < 1
+    }
+    return {name: value for name, value in game.headline.items() if name.removesuffix("_low").removesuffix("_high") not in few}
 
 
 def game_says(inputs: ReportInputs) -> str:
     """The paragraph of the game, for report and card."""
     game = inputs.game
     return paragraph(
-        game.headline,
+        sent_figures(game),
         attack_order(inputs),
         alpha=inputs.alpha,
         looks=game.looks,

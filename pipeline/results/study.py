@@ -51,6 +51,7 @@ def ablation_inputs(study: Study, params: Params) -> AblationInputs:
     name = made["detector"]["name"]
     return AblationInputs(
         study=study.folder.name,
+        seed=int(tune["seed"]),
         rows=[_row(trial, name) for trial in trials.values()],
         failed=len(study.trials()) - len(trials),
         layers=list(trials[0].params["fingerprints.layer_weights"]),

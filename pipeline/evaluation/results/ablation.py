@@ -18,6 +18,7 @@ class AblationInputs:
 
     Attributes:
         study: its name.
+        seed: of the search.
         rows: the trials that worked, by number.
         failed: how many did not.
         layers: all that the search could use.
@@ -31,6 +32,7 @@ class AblationInputs:
     """
 
     study: str
+    seed: int
     rows: Sequence[TrialRow]
     failed: int
     layers: Sequence[str]

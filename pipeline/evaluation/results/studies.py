@@ -7,13 +7,22 @@ from typing import Any
 
 from pipeline.evaluation.hardening_study import MEASURES, HardeningStudy
 from pipeline.evaluation.plotting import percent
-from pipeline.evaluation.report_inputs import ReportInputs
+from pipeline.evaluation.report_inputs import GameInputs, ReportInputs
 from pipeline.evaluation.report_rows import game_rows, hardening_section, promise_section, transfer_section
-from pipeline.evaluation.results.markdown import area, number, share, table
+from pipeline.evaluation.results.markdown import NONE, area, number, share, table
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 from pipeline.evaluation.verdict import Rate
 
 FITTED = ("attacker", "accepted wrong labels, of the images tried", "queries an image", "local evaluations an image")
+RANDOMNESS = (
+    "attack",
+    "m",
+    "T",
+    "detected, no look",
+    "two draws disagree",
+    "detected, known bank, {} looks",
+    "accepted, known bank, {} looks",
+)
 UNSEEN = " †"
 TITLES = {
     "detected": "detected as sent",
@@ -91,7 +100,34 @@ def game_tables(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
         **section,
         "headline": table(["attack", *section["columns"]], [(attack, *map(share, values)) for attack, values in section["rows"]]),
         "attackers": table(FITTED, fitted),
+        "randomness": table([heading.format(inputs.game.looks) for heading in RANDOMNESS], randomness_rows(inputs.game, attacks)),
     }
+
+
+def randomness_rows(game: GameInputs, attacks: Sequence[str]) -> list[tuple[str, ...]]:
+    """Of each attack and each size of fresh draws what it detects, how far its draws disagree, and what is left after the looks.
+
+    Two draws disagree on an image that a share c of all draws flags with a chance of 2 c (1 - c). Of images that passed one look a
+    share E[c (1 - c)] / E[1 - c] is detected, so the mean follows from the cells.
+    """
+    cells = {
+        (row["attack"], row["draw"], row["committees"], row["budget"] if row["attacker"] == "filter" else 0): row
+        for row in game.cells
+        if row["defender"] == "fresh" and (row["attacker"], row["knowledge"]) in (("plain", "nothing"), ("filter", "bank"))
+    }
+    rows = []
+    for attack, m, committees, budget in cells:
+        if budget or attack not in attacks:
+            continue
+        plain, once, looked = (cells.get((attack, m, committees, looks)) for looks in (0, 1, game.looks))
+        known = plain is not None and once is not None and None not in (plain["detected"], once["detected"])
+        apart = percent(2 * once["detected"] * (1 - plain["detected"])) if known and plain and once else None
+        after = looked["detected"] if looked is not None and looked["sent"] >= 1 else None
+        accepted = looked["accepted"] if looked is not None else None
+        figures = [plain["detected"] if plain else None, after, accepted]
+        detected, kept, through = (NONE if value is None else percent(value) for value in figures)
+        rows.append((attack, str(m), str(committees), detected, apart or NONE, kept, through))
+    return sorted(rows, key=lambda row: (attacks.index(row[0]), -int(row[1]), -int(row[2])))
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """The pool of neurons and what is read from them, against plain forward passes."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -335,6 +336,28 @@ def test_the_mean_of_tokens_is_over_the_tokens() -> None:
     with tap(classifier, ["tokens.mean"]) as found:
         classifier(batch)
     torch.testing.assert_close(found["tokens.mean"], batch.mean((2, 3)))
+
+
+def test_a_transformer_s_attention_its_blocks_and_its_class_token_are_layers() -> None:
+    """Each against a hook of PyTorch's own; the class token is what the network pools, the first token of its last norm."""
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=5, in_chans=3).eval()
+    classifier, batch = freeze(Classifier(network, (0.5,) * 3, (0.5,) * 3, (32, 32))), torch.rand(3, 3, 32, 32)
+    layers: dict[str, Any] = {"blocks.0.attn": 40, "blocks.1": 40, "blocks.1.mean": "all", "fc_norm": "all", "logit_margins": "all"}
+    pool = choose_neurons(layer_sizes(classifier, list(layers), (3, 32, 32)), layers, 0)
+    assert {name: len(places) for name, places in pool.items()} == {**layers, "blocks.1.mean": 192, "fc_norm": 192, "logit_margins": 4}
+    known: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda _module, _given, out, name=name: known.__setitem__(name, out))
+        for name, module in network.named_modules()
+        if name in ("blocks.0.attn", "blocks.1", "norm")
+    ]
+    _, neurons = activations(classifier, batch, pool)
+    for hook in hooks:
+        hook.remove()
+    parts = [known[name].flatten(1)[:, torch.from_numpy(pool[name])] for name in ("blocks.0.attn", "blocks.1")]
+    parts += [known["blocks.1"].mean(1), known["norm"][:, 0]]
+    np.testing.assert_allclose(neurons[:, : 40 + 40 + 192 + 192], torch.cat(parts, 1).numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

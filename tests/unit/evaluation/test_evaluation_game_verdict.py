@@ -10,7 +10,7 @@ from pipeline.evaluation.game_figures import frontier, lines
 from pipeline.evaluation.game_verdict import headline, paragraph, summary
 from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.report import render_report
-from pipeline.evaluation.report_rows import game_says
+from pipeline.evaluation.report_rows import game_says, sent_figures
 
 CELLS = fake.game_cells()
 ATTACKS = list(fake.SHIFTS)
@@ -130,3 +130,32 @@ def test_the_picture_has_a_line_a_defender_and_a_point_a_number_of_looks() -> No
 def test_the_picture_is_the_same_again_and_stands_without_cells() -> None:
     assert to_svg(frontier(CELLS, ATTACKS, fake.OWN, 0.05)) == to_svg(frontier(CELLS, ATTACKS, fake.OWN, 0.05))
     assert to_png(frontier([], [], fake.OWN, 0.05))[:4] == b"\x89PNG"
+
+
+def with_few_sent(attack: str, *budgets: int) -> list[dict]:
+    """The cells, but of the attack less than one image is sent where the bank is known and after so many looks."""
+    few = {"attack": attack, "attacker": "filter", "knowledge": "bank", "defender": "fresh"}
+    return [
+        {**cell, "sent": 0.3} if all(cell[key] == value for key, value in few.items()) and cell["budget"] in budgets else cell
+        for cell in CELLS
+    ]
+
+
+def test_a_share_of_less_than_one_image_sent_is_not_told() -> None:
+    told = sent_figures(GAME)
+    for attack in ATTACKS:
+        for who, knowledge in (("bank", "bank"), ("secret", "algorithm")):
+            cell = row(defender="fresh", draw=60, knowledge=knowledge, attacker="filter", attack=attack, budget=8)
+            assert (f"{attack}.{who}" in told) == (cell["sent"] >= 1)
+    game = fake.game_inputs(cells=with_few_sent("fgsm", 8))
+    gone = {f"fgsm.bank{end}" for end in ("", "_low", "_high")}
+    assert set(told) - set(sent_figures(game)) == gone and "fgsm.bank.accepted" in sent_figures(game)
+    before, after = (game_says(fake.report_inputs(game=each)) for each in (GAME, game))
+    assert percent(told["fgsm.bank"] or 0.0) in before and percent(told["fgsm.bank"] or 0.0) not in after
+
+
+def test_only_the_fixed_draw_s_line_goes_on_beyond_its_last_point() -> None:
+    figure = frontier(with_few_sent("fgsm", 8, 64), ATTACKS, fake.OWN, 0.05)
+    fixed, own = figure.axes[ATTACKS.index("fgsm")].lines[:2]
+    assert len(fixed.get_xdata()) == 3 and fixed.get_ydata()[-1] == fixed.get_ydata()[-2]
+    assert len(own.get_xdata()) == 2

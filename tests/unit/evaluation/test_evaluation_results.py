@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from pipeline.errors import WhorlError
+from pipeline.evaluation.game import filtered, plain, summarise
 from pipeline.evaluation.plotting import canvas
 from pipeline.evaluation.report_inputs import ReportInputs
 from pipeline.evaluation.results.ablation import AblationInputs, ablation_section
@@ -19,6 +20,7 @@ from pipeline.evaluation.results.images import small_png
 from pipeline.evaluation.results.markdown import table
 from pipeline.evaluation.results.measures import largest_group, mean_over_attacks
 from pipeline.evaluation.results.pages import MARK, render_pages
+from pipeline.evaluation.results.studies import randomness_rows
 from pipeline.params.evaluation import EvaluationParams
 
 TABLE = fake.score_table(images=60)
@@ -139,6 +141,28 @@ def test_the_front_page_says_what_was_run(pages: dict[str, str]) -> None:
     assert all(text.startswith(MARK) and "{{" not in text for text in pages.values())
 
 
+def test_disagreement_is_that_of_the_draws() -> None:
+    """Against every pair of draws of images whose shares of flagging draws are known."""
+    rng = np.random.default_rng(5)
+    flags = rng.random((40, 30)) < rng.random((40, 1))  # 30 draws on 40 images
+    chance, everyone, norms = flags.mean(1), np.ones(40, bool), (np.full(40, 1.0), np.full(40, 0.1))
+    own = {"defender": "fresh", "draw": 64, "committees": 30, "attack": "pgd"}
+    plays = {("nothing", "plain", 0): plain(everyone, chance)}
+    plays |= {("bank", "filter", looks): filtered(everyone, chance, chance, looks) for looks in (1, 8)}
+    settings = SETTINGS.model_copy(update={"alphas": (0.05,)})
+    cells = [
+        {**own, "knowledge": knowledge, "attacker": attacker, "budget": budget, **summarise(play, *norms, settings)}
+        for (knowledge, attacker, budget), play in plays.items()
+    ]
+    (found,) = randomness_rows(fake.game_inputs(cells=cells, headline={}), ["pgd"])
+    pairs = (flags[:, :, None] != flags[:, None, :]).mean()
+    after = 1 - ((1 - chance) ** 9).mean() / ((1 - chance) ** 8).mean()
+    assert found[:3] == ("pgd", "64", "30")
+    assert [_leading(cell) for cell in found[3:]] == pytest.approx(
+        [100 * flags.mean(), 100 * pairs, 100 * after, 100 * ((1 - chance) ** 9).mean()], abs=0.051
+    )
+
+
 def test_the_studies_cells_are_those_of_their_metrics(pages: dict[str, str]) -> None:
     rows = {row[0]: row for row in _rows(pages["transfer.md"].split("## Detected")[1])}
     study = fake.transfer_study()
@@ -201,7 +225,7 @@ def _trials(count: int = 40) -> list[TrialRow]:
 def _ablation(rows: list[TrialRow]) -> AblationInputs:
     layers = ("good", "bad", "idle", "never")
     importance = {"fitted": {"k.good": 0.7, "draw": 0.3}, "cost": {"k.good": 0.001, "draw": 0.999}}
-    return AblationInputs("made", rows, 2, layers, {3, 5}, 5, importance, "pgd", 8, 0.05, None)
+    return AblationInputs("made", 0, rows, 2, layers, {3, 5}, 5, importance, "pgd", 8, 0.05, None)
 
 
 def test_effects_are_the_means_on_either_side_and_planted_ones_are_found() -> None:
@@ -242,7 +266,7 @@ def test_the_page_lists_the_best_and_the_worst_and_names_what_did_not_help() -> 
     page = render_pages(_inputs(), RUN, _ablation(rows))["ablation.md"]
     said = next(line for line in page.splitlines() if line.startswith("- **fitted**"))
     assert said.index("`good in`") < said.index("helped;") < said.index("`bad in`") < said.index("did harm")
-    assert "and 2 that could not" in page and "5, proposed, front" in page and "0, now" in page
+    assert "and 2 that could not" in page and "`tune.seed` 0" in page and "5, proposed, front" in page and "0, now" in page
     matters = {row[0]: row for row in _rows(page)}
     assert matters["k.good"][1].startswith("70") and matters["k.good"][2] == "–" and matters["k.good"][4].startswith("under 1")
     short = ablation_section(replace(_ablation(rows), rows=rows[:20]))
