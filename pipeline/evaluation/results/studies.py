@@ -116,17 +116,15 @@ def randomness_rows(game: GameInputs, attacks: Sequence[str]) -> list[tuple[str,
         if row["defender"] == "fresh" and (row["attacker"], row["knowledge"]) in (("plain", "nothing"), ("filter", "bank"))
     }
     rows = []
-    for attack, m, committees, budget in cells:
+    for (attack, m, committees, budget), plain in cells.items():
         if budget or attack not in attacks:
             continue
-        plain, once, looked = (cells.get((attack, m, committees, looks)) for looks in (0, 1, game.looks))
-        known = plain is not None and once is not None and None not in (plain["detected"], once["detected"])
-        apart = percent(2 * once["detected"] * (1 - plain["detected"])) if known and plain and once else None
-        after = looked["detected"] if looked is not None and looked["sent"] >= 1 else None
-        accepted = looked["accepted"] if looked is not None else None
-        figures = [plain["detected"] if plain else None, after, accepted]
-        detected, kept, through = (NONE if value is None else percent(value) for value in figures)
-        rows.append((attack, str(m), str(committees), detected, apart or NONE, kept, through))
+        once, looked = (cells.get((attack, m, committees, looks), {}) for looks in (1, game.looks))
+        detected, again = plain["detected"], once.get("detected")
+        apart = None if detected is None or again is None else 2 * again * (1 - detected)
+        after = looked["detected"] if looked.get("sent", 0) >= 1 else None
+        figures = (NONE if value is None else percent(value) for value in (detected, apart, after, looked.get("accepted")))
+        rows.append((attack, str(m), str(committees), *figures))
     return sorted(rows, key=lambda row: (attacks.index(row[0]), -int(row[1]), -int(row[2])))
 
 
