@@ -15,16 +15,7 @@ from pipeline.artifacts import paths
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 STUDY = paths.study("fingerprints")
-DETECTOR = {
-    "kind": "committee",
-    "layer_weights": None,
-    "draw": 12,
-    "committees": 40,
-    "directions": 4,
-    "shrinkage": 0.1,
-    "pooling": 0.5,
-    "seed": 0,
-}
+DETECTOR = {**SMALL["detectors"]["joint"], "draw": 12, "committees": 40, "directions": 4, "pooling": 0.5}
 CHANGES: dict[str, Any] = {
     "detectors": {**SMALL["detectors"], "joint": DETECTOR},
     "fingerprints.k": 4,
