@@ -22,7 +22,7 @@ from pipeline.artifacts.banks import put_bank
 from pipeline.artifacts.classifiers import CONFIG, read_classifier, void_promise
 from pipeline.artifacts.current import open_activations
 from pipeline.artifacts.detectors import CalibratedDetector, put_detector
-from pipeline.artifacts.features import CLEAN, MISTAKEN, FeatureSet
+from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.guards import PRIVATE, copies, write_guard
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
@@ -32,7 +32,7 @@ from pipeline.detectors.building import build_bank, build_detector, calibrate, m
 from pipeline.errors import ArtifactError, GuardError
 from pipeline.evaluation.private_card import render_private_card
 from pipeline.fingerprints.bank import Bank
-from pipeline.fingerprints.features import Features
+from pipeline.fingerprints.features import Features, stored_as
 from pipeline.keys import KeyFile, derive_seed, draw_key_file
 from pipeline.params.detectors import CommitteeDetectorParams, DetectorParams
 from pipeline.params.fingerprints import FingerprintParams
@@ -131,7 +131,7 @@ def passes(features: FeatureSet, recipe: Recipe) -> int:
     blocks = (len(features.class_names) + 1) * math.ceil(params.candidates / params.block)
     read = [CLEAN, *params.fit_attacks] * blocks
     if isinstance(detector, CommitteeDetectorParams):
-        read += [CLEAN if source == MISTAKEN else source for source in moments_needed(detector, params.fit_attacks)]
+        read += map(stored_as, moments_needed(detector, params.fit_attacks))
     return sum(features.count(source, "fit") for source in read)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.artifacts import paths
 from pipeline.artifacts.banks import read_bank
 from pipeline.artifacts.detectors import CalibratedDetector, write_detector
-from pipeline.artifacts.features import CLEAN, MISTAKEN, FeatureSet
+from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import read_arrays
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import stage_run
@@ -20,6 +20,7 @@ from pipeline.detectors.fingerprint import FingerprintDetector
 from pipeline.distributed.shard_map import ShardTask, shard_map
 from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.committees import Committees, Factored
+from pipeline.fingerprints.features import stored_as
 from pipeline.fingerprints.joint import PooledMoments
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.root import load
@@ -57,12 +58,11 @@ def fit_committees(name: str, bank: Bank, params: CommitteeDetectorParams, featu
     sources = [
         ShardTask(
             source,
-            signature("moments", code=code, params={"source": source}, inputs=features.inputs([read], ["fit"])),
+            signature("moments", code=code, params={"source": source}, inputs=features.inputs([stored_as(source)], ["fit"])),
             source,
-            features.count(read, "fit"),
+            features.count(stored_as(source), "fit"),
         )
         for source in moments_needed(params, attacks)
-        for read in [CLEAN if source == MISTAKEN else source]
     ]
     with moments.locked(), groups.locked():
         shard_map(partial(shard_moments, Path.cwd()), sources, moments, title=f"detector {name}: images")

@@ -38,6 +38,9 @@ SATURATION = 0.2
 """The size of a difference that counts half, of maps with a deviation near 1. On CIFAR-10's ``tune``, 0.1 to 1 did the same."""
 
 
+TOGETHER = 32
+"""Images whose residuals are computed at a time: their maps stay in the processor's cache from one step to the next."""
+
 Read = Callable[[str, Tensor], Tensor]
 """(layer, its neurons (N, ...)) to what is kept of them, (N, kept): a copy, lest a later in-place operation change it."""
 
@@ -142,9 +145,11 @@ def _recorder(found: dict[str, Tensor], layers: Mapping[str, str | None], read: 
         if tensor is None or tensor.ndim < 2:
             said = f"puts out {type(output).__name__}, where a tensor (N, ...) was expected"
             raise ClassifierError(f"activations.layers.{next(iter(layers))}: {said}.")
-        out = _Output(tensor)
+        residuals = any(statistic in RESIDUALS for statistic in layers.values())
+        parts = [_Output(part) for part in (tensor.split(TOGETHER) if residuals and len(tensor) else [tensor])]
         for layer, statistic in layers.items():
-            found[layer] = read(layer, out.neurons(layer, statistic))
+            kept = [read(layer, part.neurons(layer, statistic)) for part in parts]
+            found[layer] = kept[0] if len(kept) == 1 else torch.cat(kept)
 
     return record
 

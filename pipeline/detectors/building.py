@@ -18,7 +18,7 @@ from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.candidates import CandidateBlock, block_moments, concatenate
 from pipeline.fingerprints.committees import Committees, Factored, Mistakes, factor
 from pipeline.fingerprints.draws import Draws
-from pipeline.fingerprints.features import CLEAN, MISTAKEN, POOLED, Features, Layout, group_name
+from pipeline.fingerprints.features import CLEAN, MISTAKEN, POOLED, Features, Layout, group_name, stored_as
 from pipeline.fingerprints.joint import LENT, PooledMoments, ScoreMoments
 from pipeline.fingerprints.sampling import distinct, distinct_by_layer, sample_block
 from pipeline.fingerprints.scores import fingerprint_scores
@@ -79,7 +79,7 @@ def select_bank(
 def pooled_moments(stream: Stream, source: str, classes: int, size: int) -> PooledMoments:
     """The moments of one source's neurons; ``mistaken`` is one too, of the clean images that the classifier gets wrong."""
     moments = PooledMoments.empty(classes, size)
-    for _, features in stream([CLEAN if source == MISTAKEN else source]):
+    for _, features in stream([stored_as(source)]):
         moments.add(source, features)
     return moments
 

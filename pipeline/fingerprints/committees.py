@@ -212,9 +212,19 @@ class CommitteeScores(torch.nn.Module):
         """
         scores = neurons.gather(1, self.columns.index_select(0, which).long()).view(len(neurons), self.m, -1).mean(-1)
         centre = self.centre[which]
-        z = torch.bmm(self.weights.index_select(0, which), scores[..., None]).view_as(centre) - centre
+        z = self._projected(scores, which).view_as(centre) - centre
         terms = z.square() - (z - self.shift[which]).square() / self.variance[which]
         return mixture(terms.sum(-1) / 2 - self.half_log_variance[which], self.log_prior[which], self.attacks)
+
+    def _projected(self, scores: Tensor, which: Tensor) -> Tensor:
+        """All directions of each image's committee, (N, B R), of its scores (N, m)."""
+        if scores.device.type != "cpu" or scores.requires_grad:
+            return torch.bmm(self.weights.index_select(0, which), scores[..., None]).squeeze(-1)
+        # A product an image, with the weights where they lie: for one product of them all, megabytes would be copied together first.
+        z = scores.new_empty(len(scores), self.weights.shape[1])
+        for projected, committee, own in zip(z.unbind(), which.tolist(), scores.unbind(), strict=True):
+            torch.mv(self.weights[committee], own, out=projected)
+        return z
 
 
 def mixture(ratios: Tensor, log_prior: Tensor, attacks: int) -> Tensor:

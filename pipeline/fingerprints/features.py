@@ -18,6 +18,11 @@ POOLED = "pooled"
 """The group that all classes without a group of their own share."""
 
 
+def stored_as(source: str) -> str:
+    """The source among whose images those of a source are stored."""
+    return CLEAN if source == MISTAKEN else source
+
+
 def group_name(group_class: int | None) -> str:
     """The name of a class's group, or of the pooled one (None)."""
     return POOLED if group_class is None else str(group_class)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import signal
 from torch import Tensor, nn
 
-from pipeline.classifiers.activations import activations, choose_neurons, layer_sizes, pooled, tap
+from pipeline.classifiers.activations import TOGETHER, activations, choose_neurons, layer_sizes, pooled, tap
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.errors import ClassifierError, ParamsError
@@ -283,6 +283,19 @@ def test_residuals_are_saturated_differences_along_both_axes(order: int, layout:
     convolved = np.abs(signal.convolve(maps, np.outer(weights, weights)[None, None], mode="valid"))
     np.testing.assert_allclose(got.detach().numpy(), (convolved / (convolved + 0.2)).mean((2, 3)), rtol=1e-4)
     assert torch.autograd.grad(got.sum(), leaf)[0].isfinite().all()
+
+
+def test_residuals_of_a_large_batch_are_those_of_each_image() -> None:
+    """Though they are computed some images at a time; nor does the order in which they are asked for matter."""
+    classifier, batch, layers = resnet(), to_float(images(2 * TOGETHER + 5)), ["stem.1.residual3", "stem.1", "stem.1.residual1"]
+    with torch.inference_mode(), tap(classifier, layers) as found:
+        classifier(batch)
+        whole = dict(found)
+        for row in (0, TOGETHER - 1, TOGETHER, 2 * TOGETHER + 4):
+            classifier(batch[row : row + 1])
+            for layer in layers:
+                torch.testing.assert_close(whole[layer][row], found[layer][0], rtol=1e-5, atol=1e-6)
+    assert {len(values) for values in whole.values()} == {len(batch)}
 
 
 @given(order=st.integers(1, 4), seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-3, 1e3))

@@ -137,6 +137,8 @@ def test_gradients_are_those_of_finite_differences(mistakes: Mistakes | None) ->
     module = CommitteeScores(Committees(members, np.array([0, COMMITTEES]), factored, ("a", "b", "c")), indices).double()
     leaf = torch.from_numpy(neurons).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda values: module(values, torch.from_numpy(which)), leaf)
+    without = module(leaf.detach(), torch.from_numpy(which))  # takes another way there, without gradients
+    torch.testing.assert_close(module(leaf, torch.from_numpy(which)).detach(), without)
 
 
 def test_no_number_is_no_number() -> None:
