@@ -71,7 +71,7 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
     stages, images = upstream_stages(params), ImageSet.open(paths.DATA)
     metrics = {
         f"{name}.{key}": value
-        for name in ("classifier", "attacks", "detection", "transfer", "promise", "hardening", "game")
+        for name in ("classifier", "attacks", "detection", "transfer", "promise", "hardening", "ablation", "game")
         for key, value in read_json(paths.METRICS / f"{name}.json").items()
     }
     history = curves(inputs.history or [], step="epoch")
@@ -97,7 +97,16 @@ def run_record(params: Params, inputs: ReportInputs) -> RunRecord:
         artifacts={
             "": [paths.REPORT],
             "figures": sorted(paths.FIGURES.iterdir()),
-            "scores": [paths.SCORES, paths.CALIBRATION, paths.TRANSFER, paths.REDRAWS, paths.CORRUPTED, paths.HARDENING, paths.GAME],
+            "scores": [
+                paths.SCORES,
+                paths.CALIBRATION,
+                paths.TRANSFER,
+                paths.REDRAWS,
+                paths.CORRUPTED,
+                paths.HARDENING,
+                paths.ABLATION,
+                paths.GAME,
+            ],
             "metrics": sorted(paths.METRICS.iterdir()),
             "guard": [paths.GUARD / "README.md", paths.GUARD / "manifest.json"],
         },

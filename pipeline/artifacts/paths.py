@@ -23,6 +23,7 @@ TRANSFER = REPORTS / "transfer.parquet"
 REDRAWS = REPORTS / "redraws.parquet"
 CORRUPTED = REPORTS / "corrupted.parquet"
 HARDENING = REPORTS / "hardening.parquet"
+ABLATION = REPORTS / "ablation.parquet"
 METRICS = REPORTS / "metrics"
 FIGURES = REPORTS / "figures"
 REPORT = REPORTS / "report.html"
@@ -44,6 +45,7 @@ COVERED = (
     REDRAWS,
     CORRUPTED,
     HARDENING,
+    ABLATION,
     METRICS,
     FIGURES,
     GUARD,

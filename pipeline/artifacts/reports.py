@@ -16,6 +16,7 @@ from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
+from pipeline.evaluation.ablation_study import AblationStudy
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.redraws import seed_rates
 from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs
@@ -40,6 +41,7 @@ def upstream_stages(params: Params) -> Stages:
         ("transfer", None),
         ("promise", None),
         ("hardening", None),
+        ("ablation", None),
         ("whitebox", None),
     ]
 
@@ -95,6 +97,7 @@ def gather_report(params: Params, commit: str) -> ReportInputs:
         notes=[note for record in records for note in record["notes"]],
         transfer=_transfer(run_params(records)),
         hardened=_hardened(run_params(records)),
+        ablated=_ablated(run_params(records)),
         redrawn=_redrawn(run_params(records)),
         game=_game(run_params(records)),
     )
@@ -111,6 +114,12 @@ def _hardened(known: dict[str, Any]) -> HardeningStudy:
     return HardeningStudy(
         own["detector"], own["looks"], own["reselect"], list(known["attacks"]), read_json(paths.METRICS / "hardening.json")
     )
+
+
+def _ablated(known: dict[str, Any]) -> AblationStudy:
+    tune = known["tune"]
+    metrics = read_json(paths.METRICS / "ablation.json")
+    return AblationStudy(tune["detector"], known["ablation"]["variants"], tune["held_out"], tune["looks"], metrics)
 
 
 def _redrawn(known: dict[str, Any]) -> PromiseStudy:

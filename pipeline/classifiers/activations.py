@@ -146,7 +146,7 @@ def _recorder(found: dict[str, Tensor], layers: Mapping[str, str | None], read: 
             said = f"puts out {type(output).__name__}, where a tensor (N, ...) was expected"
             raise ClassifierError(f"activations.layers.{next(iter(layers))}: {said}.")
         residuals = any(statistic in RESIDUALS for statistic in layers.values())
-        parts = [_Output(part) for part in (tensor.split(TOGETHER) if residuals and len(tensor) else [tensor])]
+        parts = [_Output(part) for part in (torch.split(tensor, TOGETHER) if residuals and len(tensor) else [tensor])]
         for layer, statistic in layers.items():
             kept = [read(layer, part.neurons(layer, statistic)) for part in parts]
             found[layer] = kept[0] if len(kept) == 1 else torch.cat(kept)

@@ -70,6 +70,12 @@ def after_looks(flags: npt.NDArray[np.bool_], looks: int) -> float:
     return float((sent * flagged).sum() / (draws - looks) / sent.sum())
 
 
+def flagged_shares(images: Drawn, clean: Drawn, alpha: float) -> npt.NDArray[np.float64]:
+    """The share of all draws and calibrations in which each image is flagged, (N,) in [0, 1]; see ``cross_fitted``."""
+    shares: npt.NDArray[np.float64] = (cross_fitted(images, clean) <= alpha).mean(axis=(0, 1))
+    return shares
+
+
 def detection_figures(clean: Drawn, attacked: Mapping[str, Drawn], alpha: float, looks: int) -> dict[str, float]:
     """The figures of one detector.
 

@@ -18,6 +18,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.evaluation.ablation_figure import ablation_figure
+from pipeline.evaluation.ablation_study import AblationStudy, points
 from pipeline.evaluation.figures import (
     detection_overview,
     fingerprint_heatmap,
@@ -33,6 +35,7 @@ from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.plotting import ROLES, percent
 from pipeline.evaluation.report_inputs import GalleryItem, ReportInputs
 from pipeline.evaluation.report_rows import (
+    ablation_part,
     attack_order,
     attack_row,
     calibration_rows,
@@ -58,7 +61,7 @@ def render_report(inputs: ReportInputs) -> str:
     environment = Environment(
         loader=PackageLoader("pipeline.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "seconds": seconds}
+    environment.filters |= {"percent": percent, "seconds": seconds, "points": points}
     return environment.get_template("report.html.j2").render(_context(inputs)) + "\n"
 
 
@@ -88,6 +91,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "gallery": _gallery(inputs),
         "transfer": _transfer(inputs.transfer, inputs.alpha) if inputs.transfer else None,
         "hardened": _hardened(inputs.hardened) if inputs.hardened else None,
+        "ablated": _ablated(inputs.ablated, inputs.alpha) if inputs.ablated and inputs.ablated.measured else None,
         "redrawn": _redrawn(inputs.redrawn, inputs, attacks, alphas) if inputs.redrawn else None,
         "game": _game(inputs, attacks),
         "flat_params": list(flatten(inputs.params)),
@@ -111,6 +115,11 @@ def _transfer(study: TransferStudy, alpha: float) -> dict[str, Any]:
 def _hardened(study: HardeningStudy) -> dict[str, Any]:
     figure = _inline(hardening_figure(study), "hardening", "Accepted and detected shares, round by round")
     return {**hardening_section(study), "figure": figure}
+
+
+def _ablated(study: AblationStudy, alpha: float) -> dict[str, Any]:
+    figure = _inline(ablation_figure(study), "ablation", "Detection gained or lost by each change")
+    return {**ablation_part(study, alpha), "figure": figure}
 
 
 def _redrawn(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from pipeline.evaluation.ablation_figure import ablation_figure
 from pipeline.evaluation.figures import detection_overview, fingerprint_heatmap, roc_figure, score_histograms, training_curves
 from pipeline.evaluation.game_figures import frontier
 from pipeline.evaluation.hardening_figure import hardening_figure
@@ -25,6 +26,8 @@ def run_figures(inputs: ReportInputs) -> dict[str, Figure]:
         figures["transfer"] = transfer_heatmap(inputs.transfer, inputs.alpha)
     if inputs.hardened:
         figures["hardening"] = hardening_figure(inputs.hardened)
+    if inputs.ablated and inputs.ablated.measured:
+        figures["ablation"] = ablation_figure(inputs.ablated)
     if inputs.redrawn:
         figures["promise"] = promise_figure(inputs.redrawn, inputs.alpha)
     return figures

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.evaluation.ablation_study import AblationStudy
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 
@@ -86,6 +87,7 @@ class ReportInputs:
         notes: sentences.
         transfer: the detector on attacks that its fit never saw; None where that was not studied.
         hardened: the detector with survivors folded back into its fit; None where that was not studied.
+        ablated: the detector with one thing changed at a time; None where that was not studied.
         redrawn: the promise over redrawn splits and under corruptions; None where that was not studied.
         game: against attackers who know the guard.
     """
@@ -112,5 +114,6 @@ class ReportInputs:
     notes: Sequence[str]
     transfer: TransferStudy | None
     hardened: HardeningStudy | None
+    ablated: AblationStudy | None
     redrawn: PromiseStudy | None
     game: GameInputs

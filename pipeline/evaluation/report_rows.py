@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.evaluation.ablation_study import AblationStudy, ablation_rows, ablation_sentence
 from pipeline.evaluation.figures import attack_names
 from pipeline.evaluation.game_verdict import paragraph, summary
 from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
@@ -167,6 +168,11 @@ def transfer_section(study: TransferStudy, alpha: float) -> dict[str, Any]:
 def hardening_section(study: HardeningStudy) -> dict[str, Any]:
     """What is said of the rounds of hardening, and a table a round."""
     return {"study": study, "sentence": hardening_sentence(study), "rounds": hardening_rounds(study)}
+
+
+def ablation_part(study: AblationStudy, alpha: float) -> dict[str, Any]:
+    """What is said of the detector with one thing changed at a time, and a row a variant."""
+    return {"study": study, "sentence": ablation_sentence(study, alpha), "rows": ablation_rows(study)}
 
 
 def promise_section(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:

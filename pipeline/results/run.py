@@ -18,7 +18,7 @@ from pipeline.params.edits import presets
 from pipeline.params.root import PARAMS_FILE, Params, load_params
 from pipeline.results.machine import cores, gpu, processor
 
-METRICS = ("attacks", "classifier", "detection", "game", "hardening", "promise", "transfer")
+METRICS = ("ablation", "attacks", "classifier", "detection", "game", "hardening", "promise", "transfer")
 """The files of metrics that results rest on."""
 
 

@@ -14,10 +14,13 @@ from pipeline.detectors.building import moments_needed, pooled_moments
 from pipeline.detectors.conformal import group_classes
 from pipeline.detectors.design import Design, Point, choices, inspection_cost, tuned
 from pipeline.detectors.trials import build_committees, scores_of_draws
-from pipeline.errors import WhorlError
+from pipeline.errors import ParamsError, WhorlError
 from pipeline.evaluation import transfer
 from pipeline.evaluation.objectives import Drawn, detection_figures, mean_of
 from pipeline.fingerprints.features import Features, Layout
+from pipeline.fingerprints.joint import PooledMoments
+from pipeline.params.detectors import CommitteeDetectorParams
+from pipeline.params.root import Params
 from pipeline.params.tune import TuneParams
 from pipeline.random import ImageRandom
 
@@ -42,6 +45,36 @@ class Setting:
     def held(self) -> set[str]:
         """The attacks of the family that is held out."""
         return {name for name, family in self.families.items() if family == self.tune.held_out}
+
+
+def design_of(params: Params) -> Design:
+    """The design in the params file; raises ParamsError where ``tune.detector`` is no committee detector."""
+    name = params.tune.detector
+    committees = [other for other, detector in params.detectors.items() if isinstance(detector, CommitteeDetectorParams)]
+    detector = params.detectors.get(name)
+    if not isinstance(detector, CommitteeDetectorParams):
+        raise ParamsError(f"params.yaml: tune.detector: {name!r} is no detector of kind committee, where one of {committees} was expected.")
+    return Design(params.fingerprints, params.selection, detector)
+
+
+def setting_of(params: Params) -> Setting:
+    """What every trial shares.
+
+    Raises:
+        ParamsError: the section ``tune`` does not fit the others.
+    """
+    base, families = design_of(params), {name: spec.family for name, spec in params.attacks.items()}
+    setting = Setting(base, params.tune, params.calibration.alpha, families)
+    held = params.tune.held_out
+    if held not in families.values():
+        raise ParamsError(
+            f"params.yaml: tune.held_out: no attack is of family {held!r}, where one of {sorted(set(families.values()))} was expected."
+        )
+    if not set(base.fingerprints.fit_attacks) - setting.held:
+        raise ParamsError(
+            f"params.yaml: tune.held_out: every attack of fingerprints.fit_attacks is of family {held!r}, where another was expected."
+        )
+    return setting
 
 
 def layer_choices(layout: Layout, tune: TuneParams) -> dict[str, list[int]]:
@@ -69,8 +102,7 @@ class Bench:
         self.setting, self.layout, self.classes = setting, features.layout, len(features.class_names)
         sources, fitted = [CLEAN, *setting.families], setting.base.fingerprints.fit_attacks
         self.fit = {source: [batch for _, batch in features.stream([source], "fit")] for source in sources}
-        needed = moments_needed(setting.base.detector, fitted)
-        self.moments = {source: pooled_moments(self.stream, source, self.classes, self.layout.size) for source in needed}
+        self.moments = dict[str, PooledMoments]()
         images = {source: features.read_split(source, "tune") for source in sources}
         self.images = {source: part if source == CLEAN else part.where(part.success) for source, part in images.items()}
         seed, looks = setting.tune.seed, (setting.tune.draws,)
@@ -82,6 +114,13 @@ class Bench:
         self.unseen = self._attacked("of families left out of the fit", new)
         names = group_classes(features.predicted(CLEAN, "fit"), self.classes, self._smaller_half(), setting.alpha)
         self.groups = np.array([names[label] for label in range(self.classes)], dtype=np.str_)
+
+    def _moments_for(self, design: Design) -> Mapping[str, PooledMoments]:
+        """Those of every source that the design is fitted from, each gathered once."""
+        for source in moments_needed(design.detector, design.fingerprints.fit_attacks):
+            if source not in self.moments:
+                self.moments[source] = pooled_moments(self.stream, source, self.classes, self.layout.size)
+        return self.moments
 
     def _attacked(self, role: str, attacks: Sequence[str]) -> list[str]:
         """Those of some attacks that succeeded on an image of ``tune``."""
@@ -131,12 +170,16 @@ class Bench:
 
     def measure(self, design: Design) -> dict[str, float]:
         """The figures of one fitted design on ``tune`` (see ``detection_figures``)."""
-        detector = build_committees(self.stream, self.layout, self.classes, design, self.moments)
-        drawn = {
+        drawn = self.drawn(design)
+        return detection_figures(drawn.pop(CLEAN), drawn, self.setting.alpha, self.setting.tune.looks)
+
+    def drawn(self, design: Design) -> dict[str, Drawn]:
+        """The scores of ``tune``, source by source, by a design fitted on ``fit``; raises WhorlError where it cannot be built."""
+        detector = build_committees(self.stream, self.layout, self.classes, design, self._moments_for(design))
+        return {
             name: Drawn(scores_of_draws(detector, images, self.draws[name]), self.groups[images.predicted], self.halves[name])
             for name, images in self.images.items()
         }
-        return detection_figures(drawn.pop(CLEAN), drawn, self.setting.alpha, self.setting.tune.looks)
 
 
 def _named(prefix: str, figures: Mapping[str, float], attacks: Sequence[str]) -> dict[str, float]:

@@ -20,19 +20,17 @@ from pipeline.artifacts.files import digest, write_bytes, write_table
 from pipeline.artifacts.signature import code_digest, library_versions
 from pipeline.artifacts.store import ShardStore
 from pipeline.artifacts.studies import Study, Trial, trial_table
-from pipeline.detectors.design import Design
 from pipeline.distributed.environment import prepare_environment
 from pipeline.distributed.search import Plan, search, search_versions
 from pipeline.errors import ParamsError, WhorlError
 from pipeline.evaluation.figures import to_png
 from pipeline.evaluation.pareto import COST, DETECTION, OBJECTIVES, choose, front
 from pipeline.evaluation.pareto_figure import pareto_figure
-from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.edits import edit
 from pipeline.params.root import Params, load_params
 from pipeline.progress import progress
 from pipeline.tracking import DatasetRecord, RunRecord, StageRecord, log_run, tracking_uri
-from pipeline.tune.bench import Setting, build_bench, layer_choices
+from pipeline.tune.bench import Setting, build_bench, design_of, layer_choices, setting_of
 from pipeline.tune.show import print_proposal
 
 RULE = f"on the Pareto front, the best mean of {', '.join(DETECTION)} at no more than {{limit:g}} times the cost of trial 0"
@@ -66,12 +64,12 @@ def tune_fingerprints(name: str) -> None:
     """Makes, or goes on with, a study; proposes, prints and records what it found."""
     prepare_environment()
     params, study = load_params(), study_of(name)
-    setting_of(params)  # before the study begins
+    searched(params)  # before the study begins
     features = open_activations(params, "a search")
     with ShardStore(study.folder).locked():
         study.begin({**identity(params), **provenance(features)}, design_of(params).values(params.tune.detector))
         params = as_begun(params, study)
-        setting = setting_of(params)
+        setting = searched(params)
         plan = Plan(params.tune, layer_choices(features.layout, params.tune), {trial.number: trial for trial in study.trials()})
         run(plan, study, setting)
         trials = worked(study)
@@ -106,16 +104,6 @@ def study_of(name: str) -> Study:
     return Study(paths.study(name))
 
 
-def design_of(params: Params) -> Design:
-    """The design in the params file; raises ParamsError where ``tune.detector`` is no committee detector."""
-    name = params.tune.detector
-    committees = [other for other, detector in params.detectors.items() if isinstance(detector, CommitteeDetectorParams)]
-    detector = params.detectors.get(name)
-    if not isinstance(detector, CommitteeDetectorParams):
-        raise ParamsError(f"params.yaml: tune.detector: {name!r} is no detector of kind committee, where one of {committees} was expected.")
-    return Design(params.fingerprints, params.selection, detector)
-
-
 def as_begun(params: Params, study: Study) -> Params:
     """The params as they stood when the study began, which its trial 0 and all its points rest on; says where they have changed since."""
     name, design = params.tune.detector, design_of(params)
@@ -129,29 +117,19 @@ def as_begun(params: Params, study: Study) -> Params:
     return params.model_copy(update={"fingerprints": begun.fingerprints, "selection": begun.selection, "detectors": detectors})
 
 
-def setting_of(params: Params) -> Setting:
+def searched(params: Params) -> Setting:
     """What every trial shares.
 
     Raises:
         ParamsError: the section ``tune`` does not fit the others. Not asked of a run, which may do without a search.
     """
-    base, families = design_of(params), {name: spec.family for name, spec in params.attacks.items()}
-    setting = Setting(base, params.tune, params.calibration.alpha, families)
-    held, least, most = params.tune.held_out, params.selection.min_fingerprints, params.tune.space.draw[1]
-    if held not in families.values():
-        raise ParamsError(
-            f"params.yaml: tune.held_out: no attack is of family {held!r}, where one of {sorted(set(families.values()))} was expected."
-        )
-    if not set(base.fingerprints.fit_attacks) - setting.held:
-        raise ParamsError(
-            f"params.yaml: tune.held_out: every attack of fingerprints.fit_attacks is of family {held!r}, where another was expected."
-        )
+    least, most = params.selection.min_fingerprints, params.tune.space.draw[1]
     if most >= least:
         raise ParamsError(
             f"params.yaml: tune.space.draw: up to {most} of a bank that may hold as few as {least} (selection.min_fingerprints), "
             "where fewer than that were expected."
         )
-    return setting
+    return setting_of(params)
 
 
 def identity(params: Params) -> dict[str, Any]:

@@ -55,6 +55,8 @@ SMALL: dict[str, Any] = {
         "likelihood_ratio": {"kind": "fingerprint", "statistic": "likelihood_ratio", "draw": 20},
         "anomaly": {"kind": "fingerprint", "statistic": "anomaly", "draw": 20},
     },
+    "tune.held_out": "pgd",
+    "ablation.variants": {"independent": {"detector.shrinkage": 1.0}, "few_directions": {"detector.directions": 2}},
     "transfer.committees": 20,
     "hardening.rounds": 1,
     "hardening.committees": 20,

@@ -127,6 +127,18 @@ def test_hardening_starts_from_the_detector_itself_and_measures_every_round(fini
     assert all(0 < hardened[f"round{number}.clean.flagged"] < 0.2 for number in set(rows["round"]))
 
 
+def test_the_ablation_measures_every_variant_beside_the_detector_as_it_is(finished: Chain) -> None:
+    metrics, rows = (
+        _json(finished, "reports/metrics/ablation.json"),
+        pq.read_table(finished.artifacts / "reports/ablation.parquet").to_pandas(),
+    )
+    assert not _json(finished, "records/ablation.json")["notes"]
+    assert set(rows["variant"]) == {key.split(".")[0] for key in metrics} == {"unchanged", "independent", "few_directions"}
+    assert set(rows[rows["fit"] == "unseen"]["attack"]) == {"pgd"} and rows["flagged"].between(0, 1).all()
+    means = rows.groupby(["variant", "fit", "attack"])["flagged"].mean().groupby(["variant", "fit"]).mean()
+    assert all(metrics[f"{variant}.{fit}"] == pytest.approx(value) for (variant, fit), value in means.items())
+
+
 def test_stored_attacks_keep_their_bound_and_their_flags(finished: Chain) -> None:
     from safetensors.numpy import load_file
 
@@ -287,7 +299,7 @@ print(json.dumps({
     said = json.loads(finished.run(sys.executable, "-c", code).stdout.splitlines()[-1])
     assert said["parents"] == 1 and set(said["status"]) == {"FINISHED"}
     stages = ["activations", "attack@fgsm", "attack@pgd", "evaluate", "prepare", "promise", "sample_fingerprints", "select_fingerprints"]
-    stages += ["hardening", "transfer", "whitebox"]
+    stages += ["ablation", "hardening", "transfer", "whitebox"]
     assert said["children"] == sorted(
         [*stages, "train_classifier", "train_detector@anomaly", "train_detector@joint", "train_detector@likelihood_ratio"]
     )

@@ -37,7 +37,9 @@ def test_metrics_and_params_are_dvc_s_too_and_an_experiment_runs_only_what_it_ch
     assert detection == json.loads((chain.artifacts / "reports/metrics/detection.json").read_text())
     done = chain.run("dvc", "exp", "run", "-S", "evaluation.seeds=[5]")
     ran = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
-    assert ran[-1] == "publish" and set(ran) == {"evaluate", "transfer", "promise", "hardening", "whitebox", "publish"}, done.stdout
+    assert ran[-1] == "publish" and set(ran) == {"evaluate", "transfer", "promise", "hardening", "ablation", "whitebox", "publish"}, (
+        done.stdout
+    )
     changed = json.loads(chain.run("dvc", "params", "diff", "--json").stdout)["params.yaml"]
     assert list(changed) == ["evaluation.seeds"] or all(key.startswith("evaluation.seeds") for key in changed)
     difference = json.loads(chain.run("dvc", "metrics", "diff", "--json").stdout)

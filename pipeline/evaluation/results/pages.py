@@ -16,7 +16,7 @@ from pipeline.evaluation.results.ablation import AblationInputs, ablation_sectio
 from pipeline.evaluation.results.detection import detection_section
 from pipeline.evaluation.results.facts import RunFacts, fact_rows, without_paths
 from pipeline.evaluation.results.markdown import escape, table
-from pipeline.evaluation.results.studies import game_tables, hardening_tables, promise_tables, transfer_tables
+from pipeline.evaluation.results.studies import game_tables, hardening_tables, promise_tables, transfer_tables, variant_table
 from pipeline.evaluation.verdict import Verdict, verdict
 
 PAGES = ("README", "detection", "transfer", "promise", "game", "hardening", "ablation")
@@ -55,6 +55,7 @@ def _context(inputs: ReportInputs, run: RunFacts, ablation: AblationInputs | Non
         "game": game_tables(inputs, attacks),
         "hardening": hardening_tables(inputs.hardened) if inputs.hardened else None,
         "ablation": ablation_section(ablation) if ablation else None,
+        "ablated": variant_table(inputs.ablated, inputs.alpha) if inputs.ablated and inputs.ablated.measured else None,
     }
 
 

@@ -5,10 +5,11 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.evaluation.ablation_study import AblationStudy, points
 from pipeline.evaluation.hardening_study import MEASURES, HardeningStudy
 from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.report_inputs import GameInputs, ReportInputs
-from pipeline.evaluation.report_rows import game_rows, hardening_section, promise_section, transfer_section
+from pipeline.evaluation.report_rows import ablation_part, game_rows, hardening_section, promise_section, transfer_section
 from pipeline.evaluation.results.markdown import NONE, area, number, share, table
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 from pipeline.evaluation.verdict import Rate
@@ -22,6 +23,18 @@ RANDOMNESS = (
     "two draws disagree",
     "detected, known bank, {} looks",
     "accepted, known bank, {} looks",
+)
+VARIANTS = (
+    "variant",
+    "changed",
+    "attacks of the fit",
+    "difference",
+    "new attacks",
+    "difference",
+    "after {} looks",
+    "false alarms",
+    "AUROC",
+    "operations an image",
 )
 UNSEEN = " †"
 TITLES = {
@@ -68,6 +81,23 @@ def hardening_tables(study: HardeningStudy) -> dict[str, Any]:
         ]
         tables.append((found["name"], table(header, [*rows, *alarms])))
     return {**section, "tables": tables}
+
+
+def variant_table(study: AblationStudy, alpha: float) -> dict[str, Any]:
+    """The report's rows as ``table``."""
+    section = ablation_part(study, alpha)
+    rows = [
+        (
+            row["name"],
+            ", ".join(row["changes"]) or None,
+            *(value for fit in ("fitted", "unseen") for value in (share(row[fit]), points(row[f"{fit}_change"]))),
+            *(percent(row[measure].value) for measure in ("after_looks", "false_alarms")),
+            f"{row['auroc'].value:.3f}",
+            number(row["cost"]),
+        )
+        for row in section["rows"]
+    ]
+    return {**section, "table": table([heading.format(study.looks) for heading in VARIANTS], rows)}
 
 
 def promise_tables(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence[str], alphas: Sequence[float]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.evaluation.ablation_study import AblationStudy
 from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted, summarise
 from pipeline.evaluation.game_verdict import headline
 from pipeline.evaluation.hardening_study import HardeningStudy
@@ -192,6 +193,25 @@ def hardening_study(step: float = -0.04, rounds: int = 2) -> HardeningStudy:
     return HardeningStudy("likelihood_ratio", 8, True, list(SHIFTS), metrics)
 
 
+def ablation_study() -> AblationStudy:
+    """A variant that is worse, one that is better, one of which nothing can be told, and one that could not be made."""
+    changes = {
+        "half_the_draw": {"detector.draw": 30},
+        "linear": {"detector.pooling": 1.0, "detector.directions": 1},
+        "other_seeds": {"fingerprints.seed": 1},
+        "refused": {"selection.effect_size": 9.0},
+    }
+    metrics = dict[str, float | None]()
+    for name, moved in {"unchanged": None, "half_the_draw": 0.05, "linear": -0.2, "other_seeds": 0.01}.items():
+        for fit, base in (("fitted", 0.8), ("unseen", 0.7)):
+            metrics |= _known(f"{name}.{fit}", base + (moved or 0.0), 0.02)
+            metrics |= {} if moved is None else _known(f"{name}.{fit}_change", moved, 0.02)
+            if moved is not None:
+                metrics |= {f"{name}.{fit}_change_low": moved - 0.02}
+        metrics |= {f"{name}.after_looks": 0.1, f"{name}.false_alarms": 0.04, f"{name}.auroc": 0.97, f"{name}.cost": 1200.0}
+    return AblationStudy("likelihood_ratio", changes, "confidence_ifgsm", 8, metrics)
+
+
 def _set_aside(key: str, label: int, reason: str, detail: str) -> dict[str, Any]:
     return {"key": key, "origin": "train", "label": label, "reason": reason, "detail": detail}
 
@@ -272,6 +292,7 @@ def report_inputs(**changes: Any) -> ReportInputs:
         "timings": {"prepare": 3.2, "train_classifier": 95.0, "attack@pgd": 41.7, "evaluate": 12.4},
         "transfer": transfer_study(),
         "hardened": hardening_study(),
+        "ablated": ablation_study(),
         "redrawn": promise_study(),
         "game": changes["game"] if "game" in changes else game_inputs(),
         "notes": ["2 images stood under two labels and were set aside: train/1.png and train/9.png."],

@@ -73,8 +73,8 @@ def test_a_kept_and_a_broken_promise_are_told_apart(at_five: float, said: str, k
 
 
 def test_the_report_holds_every_section_or_none() -> None:
-    page, without = _page(), _page(transfer=None, hardened=None, redrawn=None)
-    for section in ("transfer", "hardening", "promise"):
+    page, without = _page(), _page(transfer=None, hardened=None, ablated=None, redrawn=None)
+    for section in ("transfer", "hardening", "ablation", "promise"):
         assert f'<section id="{section}">' in page and f'href="#{section}"' in page
         assert f'<section id="{section}">' not in without and f'href="#{section}"' not in without
     for words in ("its weakest point against an attack that it never met", "gaussian blur 0.5", "25 committees a class", "without pgd"):

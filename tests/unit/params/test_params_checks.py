@@ -122,6 +122,39 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         _set("hardening.detector", "vote"),
         ("hardening.detector: 'vote' is no detector with committees", "['joint']"),
     ),
+    "a variant that names no section": (
+        lambda c: c["ablation"]["variants"].update(odd={"detectors.joint.draw": 9}),
+        ("ablation.variants.odd", "'detectors.joint.draw' is no key", "fingerprints, selection, detector"),
+    ),
+    "a variant of a key that is none": (
+        lambda c: c["ablation"]["variants"].update(odd={"detector.drawn": 9}),
+        ("ablation.variants.odd", "'detector.drawn' is no key"),
+    ),
+    "a variant with a value that is none": (
+        lambda c: c["ablation"]["variants"].update(odd={"detector.shrinkage": 2.0}),
+        ("ablation.variants.odd: detector: shrinkage: the value is 2.0", "less than or equal to 1"),
+    ),
+    "a variant whose values do not go together": (
+        lambda c: c["ablation"]["variants"].update(odd={"detector.draw": 9}),
+        ("ablation.variants.odd", "directions is 20, where at most draw, 9"),
+    ),
+    "a variant that draws a bank whole": (
+        lambda c: c["ablation"]["variants"].update(odd={"detector.draw": 100}),
+        ("ablation.variants.odd: detectors.joint.draw: 100 of a bank",),
+    ),
+    "a variant with a layer that is not kept": (
+        lambda c: c["ablation"]["variants"].update(odd={"fingerprints.layer_weights": {"stem": 1.0}}),
+        ("ablation.variants.odd: fingerprints.layer_weights: 'stem' is not kept",),
+    ),
+    "a variant that changes nothing": (lambda c: c["ablation"]["variants"].update(odd={}), ("ablation.variants", "['odd'] change nothing")),
+    "a variant called as the design itself is": (
+        lambda c: c["ablation"]["variants"].update(unchanged={"detector.draw": 30}),
+        ("ablation.variants", "'unchanged' is the design as it is"),
+    ),
+    "variants of a detector without committees": (
+        _set("tune.detector", "vote"),
+        ("ablation.variants: change 'vote' (tune.detector), which is no detector with committees",),
+    ),
     "hardening in a single part": (_set("hardening.folds", 1), ("hardening.folds", "1", "2")),
     "less than no round of hardening": (_set("hardening.rounds", -1), ("hardening.rounds", "-1")),
     "hardening without a look": (_set("hardening.looks", 0), ("hardening.looks", "0")),

@@ -50,7 +50,9 @@ def test_pages_tables_and_figures_are_written_and_again_the_same(made: Path) -> 
     command.write_results(TARGET, None)
     first = _written(TARGET)
     pages = {f"{page}.md" for page in ("README", "detection", "transfer", "promise", "game", "hardening", "ablation")}
-    figures = {f"{name}.png" for name in ("detection", "frontier", "hardening", "promise", "roc", "scores", "transfer", "pareto")}
+    figures = {
+        f"{name}.png" for name in ("ablation", "detection", "frontier", "hardening", "promise", "roc", "scores", "transfer", "pareto")
+    }
     assert set(first) == pages | figures | {"game.csv", "trials.csv"}
     assert all(len(content) < 200_000 and content.startswith(b"\x89PNG") for name, content in first.items() if name in figures)
     for name in pages:
@@ -78,6 +80,14 @@ def test_every_round_of_hardening_is_a_table_with_all_attacks_and_both_false_ala
                 assert rate is not None and found[place] == f"{rate.text} ({rate.interval})"
         assert rows[0][2] == f"detected after {study.looks} looks" and rows[0][3].startswith("accepted after")
         assert rows[-2][1].startswith(str(study.of(number, "clean", "flagged").text))
+
+
+def test_every_variant_is_in_the_table_of_ablations_with_what_it_changes(made: Path) -> None:
+    command.write_results(TARGET, None)
+    text = (TARGET / "ablation.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    assert {len(row) for row in rows} == {10} and [row[0] for row in rows[2:]] == ["unchanged", "linear", "other seeds", "half the draw"]
+    assert rows[3][1] == "detector.pooling 1.0, detector.directions 1" and rows[3][3] == "−20.0 points, −22.0 to −18.0"
 
 
 def test_every_cell_of_the_game_is_in_its_table(made: Path) -> None:

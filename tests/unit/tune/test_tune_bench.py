@@ -11,8 +11,8 @@ from tune_support import PROJECT, made_activations, made_project
 from pipeline.artifacts import paths
 from pipeline.artifacts.features import FeatureSet
 from pipeline.params.root import load_params
-from pipeline.tune.bench import Bench
-from pipeline.tune.command import CODE, provenance, setting_of
+from pipeline.tune.bench import Bench, setting_of
+from pipeline.tune.command import CODE, provenance
 
 
 @pytest.mark.parametrize(

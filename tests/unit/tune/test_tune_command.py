@@ -22,8 +22,8 @@ from pipeline.params.root import load_params
 from pipeline.results.study import ablation_inputs, find_study
 from pipeline.tracking import RunRecord
 from pipeline.tune import command
-from pipeline.tune.bench import build_bench
-from pipeline.tune.command import apply, setting_of, tune_fingerprints
+from pipeline.tune.bench import build_bench, setting_of
+from pipeline.tune.command import apply, tune_fingerprints
 
 
 @pytest.fixture(scope="module")

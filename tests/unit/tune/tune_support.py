@@ -32,6 +32,7 @@ CHANGES: dict[str, Any] = {
     "detectors.likelihood_ratio.draw": 12,
     "detectors.vote.draw": 12,
     "detectors.anomaly.draw": 12,
+    "ablation.variants": {},
     "tune.trials": 6,
     "tune.batch": 2,
     "tune.startup": 2,

@@ -1,0 +1,116 @@
+"""One thing changed at a time: means and differences against loops, and what is said of them."""
+
+from dataclasses import replace
+
+import fake_report_run as fake
+import numpy as np
+import pytest
+
+from pipeline.evaluation.ablation import Flagged, change_of_detection, mean_detection
+from pipeline.evaluation.ablation_figure import ablation_figure
+from pipeline.evaluation.ablation_study import ablation_rows, ablation_sentence, points
+from pipeline.evaluation.bootstrap import resampled_weights
+from pipeline.evaluation.figures import to_svg
+from pipeline.evaluation.verdict import Rate
+from pipeline.params.evaluation import EvaluationParams
+from pipeline.random import generator
+
+PARAMS = EvaluationParams(alphas=(0.05,), seeds=(0,), confidence=0.9, bootstrap=300, bootstrap_seed=3)
+IDS = [f"image{number}" for number in range(40)]
+
+
+def design(seed: int, shift: float = 0.0) -> dict[str, Flagged]:
+    """Two attacks on overlapping images, in an order of their own."""
+    rng = np.random.default_rng(seed)
+    some = {"fgsm": IDS[:30], "pgd": IDS[:9:-1]}
+    return {name: Flagged(ids, np.clip(rng.random(len(ids)) + shift, 0, 1)) for name, ids in some.items()}
+
+
+def by_hand(found: dict[str, Flagged], count: dict[str, float]) -> float:
+    """Image by image, with how often each counts."""
+    means = []
+    for one in found.values():
+        weights = [count[key] for key in one.ids]
+        means.append(sum(w * s for w, s in zip(weights, one.shares, strict=True)) / sum(weights))
+    return float(np.mean(means))
+
+
+def resamples() -> list[dict[str, float]]:
+    rng = generator(PARAMS.bootstrap_seed, "bootstrap")
+    weights = np.concatenate(list(resampled_weights(rng, len(IDS), PARAMS.bootstrap)), axis=1)
+    return [dict(zip(sorted(IDS), column, strict=True)) for column in weights.T]
+
+
+def test_a_mean_over_attacks_resamples_images_with_all_attacks_on_them() -> None:
+    found, estimate = design(0), mean_detection(design(0), PARAMS)
+    spread = [by_hand(found, counts) for counts in resamples()]
+    assert estimate.value == pytest.approx(by_hand(found, dict.fromkeys(IDS, 1.0)))
+    np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(spread, [0.05, 0.95]), atol=1e-8)
+
+
+def test_a_difference_resamples_both_sides_together() -> None:
+    before, now = design(0), design(1, 0.3)
+    estimate = change_of_detection(now, before, PARAMS)
+    spread = [by_hand(now, counts) - by_hand(before, counts) for counts in resamples()]
+    assert estimate.value == pytest.approx(by_hand(now, dict.fromkeys(IDS, 1.0)) - by_hand(before, dict.fromkeys(IDS, 1.0)))
+    np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(spread, [0.05, 0.95]), atol=1e-8)
+
+
+def test_a_difference_that_all_images_share_is_certain_however_they_vary() -> None:
+    """Unpaired, the interval would be as wide as the images' own spread."""
+    before = design(0)
+    now = {name: replace(one, shares=one.shares / 2 + 0.25) for name, one in before.items()}
+    moved = {name: replace(one, shares=one.shares / 2) for name, one in before.items()}
+    estimate = change_of_detection(now, moved, PARAMS)
+    assert estimate.value == pytest.approx(0.25)
+    assert estimate.low == pytest.approx(0.25, abs=1e-8) and estimate.high == pytest.approx(0.25, abs=1e-8)
+
+
+def test_nothing_changed_has_no_interval_and_other_images_are_refused() -> None:
+    same = change_of_detection(design(0), design(0), PARAMS)
+    assert (same.value, same.low, same.high) == (0.0, None, None)
+    certain = {"fgsm": Flagged(IDS, np.ones(len(IDS)))}
+    assert mean_detection(certain, PARAMS).low is None
+    with pytest.raises(ValueError, match="different images"):
+        change_of_detection(design(0), certain, PARAMS)
+
+
+def test_a_resample_without_an_image_of_an_attack_is_left_out() -> None:
+    lone = {"fgsm": Flagged(IDS[:1], np.array([0.3])), "pgd": Flagged(IDS, np.linspace(0, 1, len(IDS)))}
+    estimate = mean_detection(lone, PARAMS)
+    assert estimate.value == pytest.approx(0.4) and None not in (estimate.low, estimate.high) and not np.isnan(estimate.low or 0)
+
+
+def test_what_is_said_follows_from_the_intervals() -> None:
+    study = fake.ablation_study()
+    said = ablation_sentence(study, 0.05)
+    assert "flags 80 % of attacked tune images (78 to 82 %) at 5 %" in said.replace("\N{NO-BREAK SPACE}", " ")
+    assert "it is worse with linear (−20.0 points, −22.0 to −18.0)" in said
+    assert "it is better with half the draw (+5.0 points, +3.0 to +7.0)" in said
+    assert "these images tell no difference with other seeds" in said and "refused" not in said
+    assert "No variant" in ablation_sentence(replace(study, metrics={}), 0.05)
+
+
+def test_rows_begin_with_the_detector_as_it_is_and_leave_out_what_could_not_be_made() -> None:
+    rows = ablation_rows(fake.ablation_study())
+    assert [row["name"] for row in rows] == ["unchanged", "linear", "other seeds", "half the draw"]
+    assert rows[0]["changes"] == [] and rows[0]["fitted_change"] is None
+    assert rows[1]["changes"] == ["detector.pooling 1.0", "detector.directions 1"]
+
+
+@pytest.mark.parametrize(
+    ("apart", "said"),
+    [
+        (None, "–"),
+        (Rate(0.0, None, None), "+0.0 points"),
+        (Rate(-0.123, -0.2, 0.01), "−12.3 points, −20.0 to +1.0"),
+    ],
+)
+def test_points_are_written_with_their_sign(apart: Rate | None, said: str) -> None:
+    assert points(apart) == said
+
+
+def test_the_picture_has_a_row_for_every_change_and_repeats() -> None:
+    study = fake.ablation_study()
+    assert [label.get_text() for label in ablation_figure(study).axes[0].get_yticklabels()] == ["linear", "other seeds", "half the draw"]
+    assert to_svg(ablation_figure(study)) == to_svg(ablation_figure(study))
