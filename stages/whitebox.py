@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.artifacts import paths
 from pipeline.artifacts.adversarial import AdversarialSet
+from pipeline.artifacts.banks import read_bank
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import read_table, write_json, write_table
 from pipeline.artifacts.games import CELLS, OWN, PLAYS, SURROGATE, Arena, detector_output
@@ -22,10 +23,10 @@ from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.distributed.shard_map import ShardTask, Work, shard_map
 from pipeline.evaluation.game import Play, summarise
-from pipeline.evaluation.game_verdict import headline
+from pipeline.evaluation.game_verdict import Size, headline
 from pipeline.evaluation.metrics import auroc
 from pipeline.game.cells import Cell, without_the_classifier
-from pipeline.game.defenders import rebuilt, surrogate
+from pipeline.game.defenders import rebuilt, surrogate, thinned
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.params.game import GameParams
@@ -45,12 +46,12 @@ def main() -> None:
         detectors, chances, matches = (
             ShardStore((paths.SHARDS / f"game-{name}").resolve()) for name in ("detectors", "chances", "matches")
         )
-        sizes = variants(game.draws, game.committees, own)
+        sizes = variants(game, own, int(read_bank(paths.BANK).sizes.max()))
         with detectors.locked(), chances.locked(), matches.locked():
             inputs = fitted(params.game.detector)
             arena = Arena(Path.cwd(), game, params.calibration.alpha, {}, detectors)
             made = plan_detectors(sizes, own, params.fingerprints, params.selection, game.seed, inputs)
-            build = partial(shard_detector, arena, own, params.fingerprints, params.selection)
+            build = partial(shard_detector, arena, sizes, own, params.fingerprints, params.selection)
             shard_map(build, made, detectors, title="whitebox: detectors")
             arena.made.update({task.name: task.signature for task in made})
             tried = plan_tuned(arena, attacks, inputs)
@@ -61,7 +62,7 @@ def main() -> None:
             shard_map(partial(shard_chances, arena, best), looked, chances, title="whitebox: chances")
             known = {task.payload: read_table(chances.read(task.name, task.signature)[0] / "rows.parquet") for task in looked}
             played = plan_matches(arena, attacks, best, own, inputs)
-            shard_map(partial(shard_match, arena, best, own), played, matches, title="whitebox: images")
+            shard_map(partial(shard_match, arena, best, sizes[OWN]), played, matches, title="whitebox: images")
             plays = [read_table(matches.read(task.name, task.signature)[0] / "rows.parquet") for task in played]
             detectors.keep(task.signature for task in made)
             chances.keep([task.signature for task in tried] + [task.signature for task in looked])
@@ -69,16 +70,23 @@ def main() -> None:
         settled = [*cached(known, attacks, sizes, game), *live(plays)]
         rows = [{**asdict(cell), **summarise(play, l2, linf, params.evaluation)} for cell, play, l2, linf in settled]
         write_table(paths.GAME, pa.Table.from_pylist(rows, schema=CELLS))
-        summary = headline(rows, attacks, (own.draw, own.committees), game.headline)
+        summary = headline(rows, attacks, sizes[OWN], game.headline)
         write_json(paths.METRICS / "game.json", summary)
         run.log(summary)
 
 
-def variants(draws: Sequence[int], committees: Sequence[int], own: CommitteeDetectorParams) -> dict[str, tuple[int, int]]:
-    """The defender's detectors by name, each with m and T: its own, and those that differ from it in one of the two."""
-    others = [*((m, own.committees) for m in draws), *((own.draw, t) for t in committees)]
-    made = {f"m{m}-t{t}": (m, t) for m, t in others if (m, t) != (own.draw, own.committees)}
-    return {OWN: (own.draw, own.committees), **made}
+def variants(game: GameParams, own: CommitteeDetectorParams, largest: int) -> dict[str, Size]:
+    """The defender's detectors by name, each with its size: its own, and those that differ from it in one thing.
+
+    Args:
+        game: the sizes that are tried.
+        own: the guard's own detector.
+        largest: fingerprints of the largest group of its bank; a bank of no fewer would be the same one.
+    """
+    m, t = own.draw, own.committees
+    others = [*((draw, t, largest) for draw in game.draws), *((m, committees, largest) for committees in game.committees)]
+    others += [(m, t, bank) for bank in game.banks if bank < largest]
+    return {OWN: (m, t, largest), **{"m{}-t{}-b{}".format(*size): size for size in others if size != (m, t, largest)}}
 
 
 def fitted(detector: str) -> dict[str, str]:
@@ -88,14 +96,14 @@ def fitted(detector: str) -> dict[str, str]:
 
 
 def plan_detectors(
-    sizes: Mapping[str, tuple[int, int]],
+    sizes: Mapping[str, Size],
     own: CommitteeDetectorParams,
     fingerprints: FingerprintParams,
     selection: SelectionParams,
     seed: int,
     inputs: Mapping[str, str],
 ) -> list[ShardTask[str]]:
-    """A task a detector that the chain has not made; from ``seed`` comes the surrogate's bank."""
+    """A task a detector that the chain has not made; from ``seed`` come the surrogate's bank and the smaller banks."""
     features, code = FeatureSet.open(paths.ACTIVATIONS), code_digest("whitebox")
     read = {**inputs, **features.inputs([CLEAN, *fingerprints.fit_attacks], ["fit"])}
     sections = {section.__class__.__name__: section.model_dump(mode="json") for section in (own, fingerprints, selection)}
@@ -104,7 +112,9 @@ def plan_detectors(
     return [ShardTask(name, signature("game-detector", code=code, params={**known, "name": name}, inputs=read), name, 1) for name in names]
 
 
-def shard_detector(arena: Arena, own: CommitteeDetectorParams, fingerprints: FingerprintParams, selection: SelectionParams) -> Work[str]:
+def shard_detector(
+    arena: Arena, sizes: Mapping[str, Size], own: CommitteeDetectorParams, fingerprints: FingerprintParams, selection: SelectionParams
+) -> Work[str]:
     """The function that makes a detector."""
 
     def compute(name: str) -> ShardOutput:
@@ -112,8 +122,9 @@ def shard_detector(arena: Arena, own: CommitteeDetectorParams, fingerprints: Fin
             features = arena.features
             classes, seed = len(features.class_names), arena.game.seed
             return detector_output(surrogate(arena.stream, features.layout, classes, own, fingerprints, selection, seed))
-        m, t = variants(arena.game.draws, arena.game.committees, own)[name]
-        return detector_output(rebuilt(arena.stream, arena.bank, own, fingerprints.fit_attacks, m, t))
+        m, t, kept = sizes[name]
+        bank = thinned(arena.bank, kept, arena.game.seed)
+        return detector_output(rebuilt(arena.stream, bank, own, fingerprints.fit_attacks, m, t))
 
     return compute
 
@@ -190,19 +201,19 @@ def plan_matches(
     return tasks
 
 
-def shard_match(arena: Arena, best: int, own: CommitteeDetectorParams) -> Work[Match]:
+def shard_match(arena: Arena, best: int, own: Size) -> Work[Match]:
     """The function that plays one match."""
     return Matches(arena, best, own).play
 
 
 def cached(
-    known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], sizes: Mapping[str, tuple[int, int]], game: GameParams
+    known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], sizes: Mapping[str, Size], game: GameParams
 ) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
     """The cells that need no more than the chances."""
     for attack in (CLEAN, *attacks):
         tables = {name: known[name, attack] for name in (*sizes, SURROGATE)}
         l2, linf = attack_norms(attack, tables[OWN]["id"].to_pylist())
-        for name, (m, t) in sizes.items():
+        for name, size in sizes.items():
             success = tables[name]["success"].to_numpy()
             if attack == CLEAN:
                 success = np.ones(len(success), np.bool_)  # clean images are all sent: what is detected of them are false alarms
@@ -211,7 +222,7 @@ def cached(
             if name == OWN:
                 chances |= {"keyed": tables[name]["keyed"].to_numpy(), "static": tables[name]["static"].to_numpy()}
                 copies["algorithm"] = tables[SURROGATE]["fresh"].to_numpy()
-            cell = Cell("fresh", m, t, "nothing", "plain", attack, 0)
+            cell = Cell("fresh", *size, "nothing", "plain", attack, 0)
             for found, play in without_the_classifier(cell, success, copies, chances, game, own=name == OWN, clean=attack == CLEAN):
                 yield found, play, l2, linf
 

@@ -16,10 +16,10 @@ from pipeline.artifacts.store import ShardOutput
 from pipeline.attacks.evasion import Ask
 from pipeline.attacks.geometry import LEVELS
 from pipeline.evaluation.game import Play
+from pipeline.evaluation.game_verdict import Size
 from pipeline.game.attackers import ask_live, craft, descents, norms, query, resubmit_changed
 from pipeline.game.cells import Cell, crafted
 from pipeline.game.defenders import Defender, Way
-from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.game import GameParams
 
 WAYS: tuple[Way, ...] = ("fresh", "keyed", "static")
@@ -84,12 +84,12 @@ class Matches:
     Attributes:
         arena: what it plays with.
         best: which fixed draw the static defender has.
-        own: the defender's detector.
+        own: the size of the defender's detector.
     """
 
     arena: Arena
     best: int
-    own: CommitteeDetectorParams
+    own: Size
 
     def play(self, match: Match) -> ShardOutput:
         """One match: a row a cell and image."""
@@ -114,7 +114,7 @@ class Matches:
         return self.arena.defender(OWN, way, self.best)
 
     def _cell(self, match: Match, knowledge: str, budget: int) -> Cell:
-        return Cell(match.against, self.own.draw, self.own.committees, knowledge, match.attacker, match.what, budget)
+        return Cell(match.against, *self.own, knowledge, match.attacker, match.what, budget)
 
     def _ask(self, match: Match, scene: Scene, *, scores: bool) -> Ask:
         defender = next(self._guard(way) for way in WAYS if way == match.against)

@@ -99,7 +99,7 @@ def gather_report(params: Params, commit: str) -> ReportInputs:
         hardened=_hardened(run_params(records)),
         ablated=_ablated(run_params(records)),
         redrawn=_redrawn(run_params(records)),
-        game=_game(run_params(records)),
+        game=_game(run_params(records), int(bank.sizes.max())),
     )
 
 
@@ -134,14 +134,14 @@ def _redrawn(known: dict[str, Any]) -> PromiseStudy:
     )
 
 
-def _game(params: dict[str, Any]) -> GameInputs:
+def _game(params: dict[str, Any], largest: int) -> GameInputs:
     game = params["game"]
     own = params["detectors"][game["detector"]]
     return GameInputs(
         cells=read_table(paths.GAME).to_pylist(),
         headline=read_json(paths.METRICS / "game.json"),
         detector=game["detector"],
-        own=(own["draw"], own["committees"]),
+        own=(own["draw"], own["committees"], largest),
         looks=game["headline"],
         epsilon=game["descend"]["epsilon"],
     )

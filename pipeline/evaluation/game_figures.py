@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from pipeline.evaluation.game_verdict import Size, size_of
 from pipeline.evaluation.plotting import DASHES, MARKERS, MUTED, SERIES, UNIT, canvas, percent, style
 
 Row = Mapping[str, Any]
@@ -15,13 +16,13 @@ Line = tuple[str, list[tuple[int, Row]]]
 """A label, and cells by the number of looks before sending; 0 looks is the attacker who knows nothing."""
 
 
-def frontier(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], alpha: float, width: float = 7.2) -> Figure:
+def frontier(rows: Iterable[Row], attacks: Sequence[str], own: Size, alpha: float, width: float = 7.2) -> Figure:
     """Share detected of what is sent against looks at a local copy, one panel an attack and one line a defender.
 
     Args:
         rows: the cells of the game.
         attacks: that know nothing of the guard.
-        own: m and T of the guard's own detector.
+        own: the size of the guard's own detector.
         alpha: the promised false-alarm rate, at which an attacked image fares as a clean one does.
         width: of the figure, in inches.
     """
@@ -46,21 +47,24 @@ def frontier(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], 
     return figure
 
 
-def lines(rows: Sequence[Row], attack: str, own: tuple[int, int]) -> list[Line]:
-    """The lines of one panel, those that detect least first."""
+def lines(rows: Sequence[Row], attack: str, own: Size) -> list[Line]:
+    """The lines of one panel, those that detect least first; of smaller banks only the smallest has one, so that it stays readable."""
     mine = [row for row in rows if row["attack"] == attack]
     found: list[Line] = [("one fixed draw, known to the attacker", _line(mine, "static", own, "draws"))]
-    sizes = sorted({(row["draw"], row["committees"]) for row in mine if row["defender"] == "fresh"}, key=lambda size: (size != own, size))
-    for size in sizes:
-        told = " (the guard's)" if size == own else ""
-        found.append((f"fresh draws, bank known, m = {size[0]}, T = {size[1]}{told}", _line(mine, "fresh", size, "bank")))
+    sizes = {size_of(row) for row in mine if row["defender"] == "fresh"}
+    banks = {own[2], min((size[2] for size in sizes), default=own[2])}
+    for size in sorted((size for size in sizes if size[2] in banks), key=lambda size: (size != own, size)):
+        (m, t, bank), told = size, " (the guard's)" if size == own else ""
+        # Short, for the legend must fit: a smaller bank is tried with the guard's own m and T alone.
+        label = f"bank known, m = {m}, T = {t}{told}" if bank == own[2] else f"bank of {bank} known"
+        found.append((f"fresh draws, {label}", _line(mine, "fresh", size, "bank")))
     found.append((f"fresh draws, bank secret, m = {own[0]}, T = {own[1]}", _line(mine, "fresh", own, "algorithm")))
     return found
 
 
-def _line(rows: Sequence[Row], defender: str, size: tuple[int, int], knowledge: str) -> list[tuple[int, Row]]:
+def _line(rows: Sequence[Row], defender: str, size: Size, knowledge: str) -> list[tuple[int, Row]]:
     """Cells in which at least one image is sent: a share of fewer would be that of whichever image happens to be left."""
-    mine = [row for row in rows if row["defender"] == defender and (row["draw"], row["committees"]) == size and row["sent"] >= 1]
+    mine = [row for row in rows if row["defender"] == defender and size_of(row) == size and row["sent"] >= 1]
     met = {
         row["budget"]: row for row in mine if row["attacker"] == "plain" or (row["attacker"] == "filter" and row["knowledge"] == knowledge)
     }

@@ -8,15 +8,22 @@ from pipeline.evaluation.verdict import Rate, rate
 
 Row = Mapping[str, Any]
 ENDINGS = ("", "_low", "_high")
+Size = tuple[int, int, int]
+"""Fingerprints of a committee (m), committees a class (T), and fingerprints of the largest group of the bank that they are drawn from."""
 
 
-def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], looks: int) -> dict[str, float | None]:
+def size_of(row: Row) -> Size:
+    """Of the detector of a cell."""
+    return row["draw"], row["committees"], row["bank"]
+
+
+def headline(rows: Iterable[Row], attacks: Sequence[str], own: Size, looks: int) -> dict[str, float | None]:
     """The figures of the game that stand for the others, flat.
 
     Args:
         rows: the cells.
         attacks: that know nothing of the guard.
-        own: m and T of the guard's own detector.
+        own: the size of the guard's own detector.
         looks: R at which the filtering attacker is taken.
 
     Returns:
@@ -28,7 +35,7 @@ def headline(rows: Iterable[Row], attacks: Sequence[str], own: tuple[int, int], 
         ``resubmit_changed``: shares of the images tried that end as an accepted wrong label, with ``<...>.queries`` and ``.local``,
         what an image tried cost. ``clean.<defender>``: false alarms.
     """
-    cells = {_key(row): row for row in rows if (row["draw"], row["committees"]) == own}
+    cells = {_key(row): row for row in rows if size_of(row) == own}
     flat: dict[str, float | None] = {}
 
     def take(name: str, key: tuple[Any, ...], measure: str) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.evaluation.ablation_study import AblationStudy
+from pipeline.evaluation.game_verdict import Size
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 
@@ -43,10 +44,10 @@ class GameInputs:
     """What the report prints of the game.
 
     Attributes:
-        cells: a mapping a cell: defender, draw, committees, knowledge, attacker, attack, budget, and what ``game.summarise`` gives.
+        cells: a mapping a cell: defender, draw, committees, bank, knowledge, attacker, attack, budget, and what ``game.summarise`` gives.
         headline: flat values, as ``game_verdict.headline`` gives them.
         detector: the one that played.
-        own: its m and T.
+        own: its size.
         looks: R of the filtering attacker in the headline.
         epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
     """
@@ -54,7 +55,7 @@ class GameInputs:
     cells: Sequence[Mapping[str, Any]]
     headline: Mapping[str, float | None]
     detector: str
-    own: tuple[int, int]
+    own: Size
     looks: int
     epsilon: float
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.evaluation.ablation_study import AblationStudy, ablation_rows, ablation_sentence
 from pipeline.evaluation.figures import attack_names
-from pipeline.evaluation.game_verdict import paragraph, summary
+from pipeline.evaluation.game_verdict import paragraph, size_of, summary
 from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
@@ -137,7 +137,7 @@ def sent_figures(game: GameInputs) -> dict[str, float | None]:
     few = {
         f"{row['attack']}.{knowledge[row['knowledge']]}{'.keyed' if row['defender'] == 'keyed' else ''}"
         for row in game.cells
-        if (row["draw"], row["committees"], row["budget"], row["attacker"]) == (*game.own, game.looks, "filter")
+        if (size_of(row), row["budget"], row["attacker"]) == (game.own, game.looks, "filter")
         and row["defender"] in ("fresh", "keyed")
         and row["knowledge"] in knowledge
         and row["sent"] < 1

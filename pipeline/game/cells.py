@@ -21,6 +21,7 @@ class Cell:
         defender: ``static``, ``fresh`` or ``keyed``.
         draw: fingerprints of a committee, m.
         committees: committees a class, T.
+        bank: fingerprints of the largest group of the bank that the defender draws from.
         knowledge: what the attacker knows: ``nothing`` of the guard, the ``algorithm`` and the data, the ``bank``, or the ``draws``.
         attacker: what the attacker does.
         attack: what made the images.
@@ -30,6 +31,7 @@ class Cell:
     defender: str
     draw: int
     committees: int
+    bank: int
     knowledge: str
     attacker: str
     attack: str

@@ -1,7 +1,7 @@
 """The defenders of the game: one committee detector, drawn from in several ways, each calibrated with draws of its own way."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from pipeline.detectors.base import check_inputs
 from pipeline.detectors.building import Stream, build_bank, build_detector, calibrate
 from pipeline.detectors.committee import CommitteeDetector
 from pipeline.detectors.conformal import Calibration
-from pipeline.fingerprints.bank import Bank
+from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.committees import Committees, Factored, mixture
 from pipeline.fingerprints.draws import Draws, KeyedDraws, StaticDraws, stand_in_key
 from pipeline.fingerprints.features import Features, Layout
@@ -142,11 +142,29 @@ def calibrated(
 def rebuilt(
     stream: Stream, bank: Bank, params: CommitteeDetectorParams, attacks: Sequence[str], draw: int, committees: int
 ) -> CommitteeDetector:
-    """The detector with ``committees`` committees of ``draw`` fingerprints from the same bank."""
+    """The detector with ``committees`` committees of ``draw`` fingerprints from a bank."""
     other = params.model_copy(update={"draw": draw, "committees": committees, "directions": min(params.directions, draw)})
     detector = build_detector(stream, bank, other, attacks)
     assert isinstance(detector, CommitteeDetector)
     return detector
+
+
+def thinned(bank: Bank, size: int, seed: int) -> Bank:
+    """The bank with ``size`` random fingerprints of every group, all where it has no more, in the order in which they were.
+
+    A seed and a group's name give one order at random, of which every size takes the first: a smaller bank is a part of a larger one.
+
+    Args:
+        bank: the detector's own.
+        size: the most that a group keeps.
+        seed: of the choice.
+    """
+    kept = [
+        start + np.sort(generator(seed, "game/bank", name).permutation(count)[:size])
+        for name, start, count in zip(bank.names, bank.starts, bank.sizes, strict=False)
+    ]
+    rows, starts = np.concatenate(kept), np.cumsum([0, *map(len, kept)], dtype=np.int64)
+    return replace(bank, starts=starts, fingerprints=Fingerprints(*(array[rows] for array in vars(bank.fingerprints).values())))
 
 
 def surrogate(

@@ -34,6 +34,8 @@ class GameParams(Section):
     """Fingerprints of a committee (m) that the defender tries, beside the detector's own."""
     committees: Unique[Positive]
     """Committees a class (T) that the defender tries, beside the detector's own."""
+    banks: Unique[Positive]
+    """Fingerprints kept a class that the defender tries, beside the detector's own bank; left out where no class has more than that."""
     statics: Positive
     """Fixed draws that the static defender chooses from, by their AUROC on ``tune``."""
     looks: Unique[Positive]

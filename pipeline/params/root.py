@@ -208,6 +208,12 @@ def _game_problems(params: Params) -> list[str]:
             f"game.draws: {large} of a bank that may hold as few as {least} (selection.min_fingerprints), "
             "where fewer than that were expected"
         )
+    own = params.detectors.get(params.game.detector)
+    if isinstance(own, CommitteeDetectorParams) and (small := [bank for bank in params.game.banks if bank <= own.draw]):
+        problems.append(
+            f"game.banks: {small} from which committees of {own.draw} (detectors.{params.game.detector}.draw) are drawn, "
+            "where more than that were expected, so that every draw is a random one"
+        )
     return problems
 
 

@@ -65,6 +65,7 @@ SMALL: dict[str, Any] = {
     "promise.split_seeds": [1, 2, 3],
     "game.draws": [6],
     "game.committees": [10],
+    "game.banks": [25],
     "game.statics": 2,
     "game.looks": [1, 8],
     "game.tries": 3,

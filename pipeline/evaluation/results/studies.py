@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.ablation_study import AblationStudy, points
+from pipeline.evaluation.game_verdict import size_of
 from pipeline.evaluation.hardening_study import MEASURES, HardeningStudy
 from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.report_inputs import GameInputs, ReportInputs
@@ -19,6 +20,7 @@ RANDOMNESS = (
     "attack",
     "m",
     "T",
+    "bank",
     "detected, no look",
     "two draws disagree",
     "detected, known bank, {} looks",
@@ -141,21 +143,21 @@ def randomness_rows(game: GameInputs, attacks: Sequence[str]) -> list[tuple[str,
     share E[c (1 - c)] / E[1 - c] is detected, so the mean follows from the cells.
     """
     cells = {
-        (row["attack"], row["draw"], row["committees"], row["budget"] if row["attacker"] == "filter" else 0): row
+        (row["attack"], size_of(row), row["budget"] if row["attacker"] == "filter" else 0): row
         for row in game.cells
         if row["defender"] == "fresh" and (row["attacker"], row["knowledge"]) in (("plain", "nothing"), ("filter", "bank"))
     }
     rows = []
-    for (attack, m, committees, budget), plain in cells.items():
+    for (attack, size, budget), plain in cells.items():
         if budget or attack not in attacks:
             continue
-        once, looked = (cells.get((attack, m, committees, looks), {}) for looks in (1, game.looks))
+        once, looked = (cells.get((attack, size, looks), {}) for looks in (1, game.looks))
         detected, again = plain["detected"], once.get("detected")
         apart = None if detected is None or again is None else 2 * again * (1 - detected)
         after = looked["detected"] if looked.get("sent", 0) >= 1 else None
         figures = (NONE if value is None else percent(value) for value in (detected, apart, after, looked.get("accepted")))
-        rows.append((attack, str(m), str(committees), *figures))
-    return sorted(rows, key=lambda row: (attacks.index(row[0]), -int(row[1]), -int(row[2])))
+        rows.append((attack, *map(str, size), *figures))
+    return sorted(rows, key=lambda row: (attacks.index(row[0]), *(-int(value) for value in row[1:4])))
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.evaluation.ablation_study import AblationStudy
 from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted, summarise
-from pipeline.evaluation.game_verdict import headline
+from pipeline.evaluation.game_verdict import Size, headline
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.metrics import evaluate_table
 from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs
@@ -216,7 +216,9 @@ def _set_aside(key: str, label: int, reason: str, detail: str) -> dict[str, Any]
     return {"key": key, "origin": "train", "label": label, "reason": reason, "detail": detail}
 
 
-OWN = (60, 200)
+OWN = (60, 200, 1000)
+OTHERS = {(20, 200, 1000): 1.5, (60, 200, 300): 0.8, (60, 200, 100): 0.6}
+"""Sizes that the game tried beside the guard's own, each with the power that its chances are raised to."""
 INTERVALS = EvaluationParams(alphas=(ALPHA,), seeds=(0,), confidence=0.95, bootstrap=40, bootstrap_seed=0)
 
 
@@ -224,8 +226,15 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
     """The cells of a game in which a surrogate's draws agree less with the guard's than those of its own bank do."""
     rng, rows = np.random.default_rng(13), []
 
-    def cell(defender: str, size: tuple[int, int], knowledge: str, attacker: str, attack: str, budget: int, play: Play) -> None:
-        known = {"defender": defender, "draw": size[0], "committees": size[1], "knowledge": knowledge, "attacker": attacker}
+    def cell(defender: str, size: Size, knowledge: str, attacker: str, attack: str, budget: int, play: Play) -> None:
+        known = {
+            "defender": defender,
+            "draw": size[0],
+            "committees": size[1],
+            "bank": size[2],
+            "knowledge": knowledge,
+            "attacker": attacker,
+        }
         norms = np.full(images, 0.9), np.full(images, 0.03)
         rows.append({**known, "attack": attack, "budget": budget, **summarise(play, *norms, INTERVALS)})
 
@@ -235,7 +244,7 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
     for attack, shift in attacks.items():
         success, chance = rng.random(images) < 0.8, mean ** (2 / shift)
         fixed = (rng.random(images) < chance).astype(float)
-        for size, share in ((OWN, chance), ((20, 200), chance**1.5)):
+        for size, share in ((OWN, chance), *((size, chance**power) for size, power in OTHERS.items())):
             cell("fresh", size, "nothing", "plain", attack, 0, plain(success, share))
             for looks in (1, 8, 64):
                 cell("fresh", size, "bank", "filter", attack, looks, filtered(success, share, share, looks))

@@ -31,7 +31,7 @@ def test_the_headline_takes_its_figures_from_the_guard_s_own_cells() -> None:
     flat = headline(CELLS, ATTACKS, fake.OWN, 8)
     for attack in ATTACKS:
         for who, knowledge in (("bank", "bank"), ("secret", "algorithm")):
-            cell = row(defender="fresh", draw=60, knowledge=knowledge, attacker="filter", attack=attack, budget=8)
+            cell = row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker="filter", attack=attack, budget=8)
             assert (flat[f"{attack}.{who}"], flat[f"{attack}.{who}_low"]) == (cell["detected"], cell["detected_low"])
         assert flat[f"{attack}.static"] == row(defender="static", attacker="plain", attack=attack)["detected"]
         assert flat[f"{attack}.draws"] == 0
@@ -109,22 +109,50 @@ def test_the_picture_has_a_line_a_defender_and_a_point_a_number_of_looks() -> No
         "one fixed draw, known to the attacker",
         "fresh draws, bank known, m = 60, T = 200 (the guard's)",
         "fresh draws, bank known, m = 20, T = 200",
+        "fresh draws, bank of 100 known",
         "fresh draws, bank secret, m = 60, T = 200",
     ]
     assert [looks for looks, _ in drawn["one fixed draw, known to the attacker"]] == [0, 1]
     figure = frontier(CELLS, ATTACKS, fake.OWN, 0.05)
     for number, (knowledge, label) in {
         1: ("bank", "fresh draws, bank known, m = 60, T = 200 (the guard's)"),
-        3: ("algorithm", "secret"),
+        4: ("algorithm", "secret"),
     }.items():
         looked = [
-            row(defender="fresh", draw=60, knowledge=knowledge, attacker="filter", attack="fgsm", budget=looks) for looks in (1, 8, 64)
+            row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker="filter", attack="fgsm", budget=looks)
+            for looks in (1, 8, 64)
         ]
         wanted = [cell["detected"] for cell in looked if cell["sent"] >= 1]
         assert len(wanted) >= 2
         drawn_line = figure.axes[ATTACKS.index("fgsm")].lines[number]
         assert label in drawn_line.get_label()
         np.testing.assert_allclose(drawn_line.get_ydata()[1:], wanted)
+
+
+def test_a_line_is_of_one_size_and_only_the_smallest_bank_has_one_beside_the_guard_s() -> None:
+    drawn = dict(lines(CELLS, "fgsm", fake.OWN))
+    assert sum("bank of" in label for label in drawn) == 1
+    for words, (m, t, bank) in {"(the guard's)": fake.OWN, "bank of 100": (60, 200, 100), "m = 20": (20, 200, 1000)}.items():
+        (points,) = [dict(points) for label, points in drawn.items() if words in label]
+        known = {"defender": "fresh", "draw": m, "committees": t, "bank": bank, "attack": "fgsm"}
+        for looks, cell in points.items():
+            assert cell == row(**known, budget=looks, attacker="filter" if looks else "plain", knowledge="bank" if looks else "nothing")
+    figure = frontier(CELLS, ATTACKS, fake.OWN, 0.05)
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in figure.axes[0].lines]
+    assert len(set(looks)) == len(looks) == 6
+
+
+def test_the_headline_is_that_of_the_size_it_is_asked_for() -> None:
+    for own in (fake.OWN, *fake.OTHERS):
+        flat = headline(CELLS, ATTACKS, own, 8)
+        cell = row(
+            defender="fresh", draw=own[0], committees=own[1], bank=own[2], knowledge="bank", attacker="filter", attack="pgd", budget=8
+        )
+        assert flat["pgd.bank"] == cell["detected"]
+    shares = [headline(CELLS, ATTACKS, own, 8)["pgd.bank"] for own in (fake.OWN, *fake.OTHERS)]
+    assert len(set(shares)) == len(shares)
+    with pytest.raises(KeyError, match="pgd.bank"):
+        headline(CELLS, ATTACKS, (60, 200, 999), 8)["pgd.bank"]
 
 
 def test_the_picture_is_the_same_again_and_stands_without_cells() -> None:
@@ -145,7 +173,7 @@ def test_a_share_of_less_than_one_image_sent_is_not_told() -> None:
     told = sent_figures(GAME)
     for attack in ATTACKS:
         for who, knowledge in (("bank", "bank"), ("secret", "algorithm")):
-            cell = row(defender="fresh", draw=60, knowledge=knowledge, attacker="filter", attack=attack, budget=8)
+            cell = row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker="filter", attack=attack, budget=8)
             assert (f"{attack}.{who}" in told) == (cell["sent"] >= 1)
     game = fake.game_inputs(cells=with_few_sent("fgsm", 8))
     gone = {f"fgsm.bank{end}" for end in ("", "_low", "_high")}

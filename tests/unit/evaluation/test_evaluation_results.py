@@ -146,21 +146,23 @@ def test_disagreement_is_that_of_the_draws() -> None:
     rng = np.random.default_rng(5)
     flags = rng.random((40, 30)) < rng.random((40, 1))  # 30 draws on 40 images
     chance, everyone, norms = flags.mean(1), np.ones(40, bool), (np.full(40, 1.0), np.full(40, 0.1))
-    own = {"defender": "fresh", "draw": 64, "committees": 30, "attack": "pgd"}
-    plays = {("nothing", "plain", 0): plain(everyone, chance)}
-    plays |= {("bank", "filter", looks): filtered(everyone, chance, chance, looks) for looks in (1, 8)}
-    settings = SETTINGS.model_copy(update={"alphas": (0.05,)})
-    cells = [
-        {**own, "knowledge": knowledge, "attacker": attacker, "budget": budget, **summarise(play, *norms, settings)}
-        for (knowledge, attacker, budget), play in plays.items()
-    ]
-    (found,) = randomness_rows(fake.game_inputs(cells=cells, headline={}), ["pgd"])
-    pairs = (flags[:, :, None] != flags[:, None, :]).mean()
-    after = 1 - ((1 - chance) ** 9).mean() / ((1 - chance) ** 8).mean()
-    assert found[:3] == ("pgd", "64", "30")
-    assert [_leading(cell) for cell in found[3:]] == pytest.approx(
-        [100 * flags.mean(), 100 * pairs, 100 * after, 100 * ((1 - chance) ** 9).mean()], abs=0.051
-    )
+    settings, cells = SETTINGS.model_copy(update={"alphas": (0.05,)}), []
+    for bank, known in ((100, 1 - chance), (2000, chance)):  # another bank of the same m and T, whose draws flag what the first's do not
+        own = {"defender": "fresh", "draw": 64, "committees": 30, "bank": bank, "attack": "pgd"}
+        plays = {("nothing", "plain", 0): plain(everyone, known)}
+        plays |= {("bank", "filter", looks): filtered(everyone, known, known, looks) for looks in (1, 8)}
+        cells += [
+            {**own, "knowledge": knowledge, "attacker": attacker, "budget": budget, **summarise(play, *norms, settings)}
+            for (knowledge, attacker, budget), play in plays.items()
+        ]
+    rows = randomness_rows(fake.game_inputs(cells=cells, headline={}), ["pgd"])
+    assert [row[:4] for row in rows] == [("pgd", "64", "30", "2000"), ("pgd", "64", "30", "100")]
+    for found, each in zip(rows, (flags, ~flags), strict=True):
+        missed, pairs = 1 - each.mean(1), (each[:, :, None] != each[:, None, :]).mean()
+        after, accepted = 1 - (missed**9).mean() / (missed**8).mean(), (missed**9).mean()
+        assert [_leading(cell) for cell in found[4:]] == pytest.approx(
+            [100 * each.mean(), 100 * pairs, 100 * after, 100 * accepted], abs=0.051
+        )
 
 
 def test_the_studies_cells_are_those_of_their_metrics(pages: dict[str, str]) -> None:

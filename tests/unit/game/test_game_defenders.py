@@ -17,6 +17,7 @@ from pipeline.classifiers.activations import activations
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.detectors.building import build_bank, build_detector
 from pipeline.detectors.committee import CommitteeDetector
+from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.draws import StaticDraws
 from pipeline.fingerprints.features import CLEAN, Features, Layout
 from pipeline.game.attackers import ask_live, craft, query, resubmit_changed
@@ -29,11 +30,13 @@ from pipeline.game.defenders import (
     every_score,
     rebuilt,
     surrogate,
+    thinned,
 )
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams
 from pipeline.params.game import DescendParams
 from pipeline.params.root import load_params
+from stages.whitebox import shard_detector, variants
 
 CLASSES, SIDE, HIDDEN = 3, 6, 40
 LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
@@ -207,6 +210,73 @@ def test_a_surrogate_is_of_another_bank_and_a_prefix_of_the_own_one_keeps_its_co
     assert len(mine & theirs) < len(mine) / 2 and other.committees.members.shape == detector.committees.members.shape
 
 
+def marked(sizes: dict[str, int]) -> Bank:
+    """A bank in which everything about a fingerprint is its number."""
+
+    def group(first: int, count: int) -> Fingerprints:
+        numbers = np.arange(first, first + count)
+        return Fingerprints(numbers[:, None].astype(np.int32), numbers.astype(np.int16), *[numbers.astype(np.float32)] * 5)
+
+    firsts = np.cumsum([0, *sizes.values()])
+    groups = {name: group(int(first), count) for (name, count), first in zip(sizes.items(), firsts, strict=False)}
+    layout = Layout(tuple(f"layer{number}" for number in range(firsts[-1])), tuple(range(firsts[-1] + 1)))
+    return Bank.build(layout, groups, {0: "0", 1: "pooled", 2: "2"}, {1: "only 3 fingerprints"})
+
+
+def members(bank: Bank) -> dict[str, list[int]]:
+    return {name: group.indices[:, 0].tolist() for name, group in bank.groups.items()}
+
+
+@pytest.mark.parametrize("size", [1, 12, 13, 29, 30, 100])
+def test_a_thinned_bank_keeps_fingerprints_whole_in_their_order(size: int) -> None:
+    bank = marked({"0": 30, "2": 12, "pooled": 30})
+    found = thinned(bank, size, 3)
+    kept, whole = members(found), members(bank)
+    for name, numbers in kept.items():
+        assert numbers == sorted(set(numbers)) and set(numbers) <= set(whole[name]) and len(numbers) == min(size, len(whole[name]))
+        for values in vars(found.groups[name]).values():
+            np.testing.assert_array_equal(values.ravel(), numbers)
+    assert (found.layout, found.names, found.pooled_reasons) == (bank.layout, bank.names, bank.pooled_reasons)
+    np.testing.assert_array_equal(found.class_group, bank.class_group)
+    assert found.starts.dtype == np.int64 and all(
+        values.dtype == getattr(bank.fingerprints, name).dtype for name, values in vars(found.fingerprints).items()
+    )
+    assert members(thinned(bank, size, 3)) == kept
+    larger = members(thinned(bank, size + 5, 3))
+    assert all(set(numbers) <= set(larger[name]) for name, numbers in kept.items())
+    if 12 <= size < 30:
+        other = members(thinned(bank, size, 4))
+        assert kept["2"] == whole["2"] == other["2"] and kept["0"] != other["0"]
+        assert [number - 42 for number in kept["pooled"]] != kept["0"]  # groups choose on their own
+
+
+def test_every_fingerprint_is_as_likely_to_be_kept() -> None:
+    bank, seeds = marked({"0": 10, "2": 3, "pooled": 8}), 600
+    kept = np.bincount(np.concatenate([thinned(bank, 4, seed).fingerprints.indices[:, 0] for seed in range(seeds)]), minlength=21) / seeds
+    np.testing.assert_allclose(kept, [0.4] * 10 + [1.0] * 3 + [0.5] * 8, atol=0.1)
+
+
+def test_the_stage_makes_a_detector_of_each_size(detector: CommitteeDetector, fit: dict[str, Features], tmp_path: Path) -> None:
+    game = load_params().game.model_copy(update={"draws": (4,), "committees": (8,), "banks": (20, 10, 10_000)})
+    bank, arena = detector.bank, Arena(tmp_path, game, ALPHA, {}, ShardStore(tmp_path))
+    stored = SimpleNamespace(stream=lambda sources, split: ((source, fit[source]) for source in sources))
+    vars(arena).update(features=stored, bank=bank)
+    largest = int(bank.sizes.max())
+    sizes = variants(game, PARAMS, largest)
+    assert set(sizes.values()) == {(6, 16, largest), (4, 16, largest), (6, 8, largest), (6, 16, 20), (6, 16, 10)}
+    make = shard_detector(arena, sizes, PARAMS, FINGERPRINTS, SELECTION)
+    for name in set(sizes) - {OWN}:
+        shard = make(name)
+        made = detector_from(shard.arrays, shard.about)
+        m, t, size = sizes[name]
+        assert made.committees.members.shape == (t * len(bank.names), m) and made.bank.sizes.max() == size
+        chosen = thinned(bank, size, game.seed)
+        for array, wanted in zip(vars(made.bank.fingerprints).values(), vars(chosen.fingerprints).values(), strict=True):
+            np.testing.assert_array_equal(array, wanted)
+        scores = every_score(made, fit["sign"].neurons, fit["sign"].predicted)
+        assert np.isfinite(scores).all() and scores.shape[1] == t
+
+
 def test_a_detector_comes_back_from_its_arrays(detector: CommitteeDetector, fit: dict[str, Features]) -> None:
     back, images = detector_from(*detector_arrays(detector)), fit["sign"]
     wanted = every_score(detector, images.neurons, images.predicted)
@@ -223,7 +293,10 @@ def test_a_copy_whose_draw_is_fixed_is_looked_at_once(
     stored = SimpleNamespace(pool=POOL, class_names=("a", "b", "c"))
     vars(arena).update(features=stored, classifier=classifier, _calibrate=(known, fit[CLEAN].predicted), _detectors={OWN: detector})
     scene = Scene(clean, labels_of(classifier, clean), [f"{row:032x}" for row in range(40)], np.arange(40))
-    settled = Matches(arena, 0, PARAMS)._descend(Match("descend", "test-0", "selective", against), scene)
+    size = (PARAMS.draw, PARAMS.committees, int(detector.bank.sizes.max()))
+    settled = Matches(arena, 0, size)._descend(Match("descend", "test-0", "selective", against), scene)
+    settled = list(settled)
+    assert all((cell.draw, cell.committees, cell.bank) == size for cell, *_ in settled)
     plays = {(cell.defender, cell.attacker, cell.budget): play for cell, play, *_ in settled}
     filtering = plays["static", "descend_filter", looks]
     once = plays["static", "descend", DESCEND.steps]

@@ -191,6 +191,12 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "a game without committees": (_set("game.detector", "vote"), ("game.detector", "'vote'", "['joint']")),
     "a game that draws the whole bank": (_set("game.draws", [20, 100]), ("game.draws", "[100]", "as few as 100")),
+    "a smaller bank that is drawn whole": (
+        _set("game.banks", [61, 60, 20]),
+        ("game.banks: [60, 20]", "committees of 60 (detectors.joint.draw)", "random"),
+    ),
+    "a smaller bank tried twice": (_set("game.banks", [80, 80]), ("game.banks: 80 stands in the list more than once",)),
+    "a smaller bank of nothing": (_set("game.banks", [0]), ("game.banks", "0", "greater than 0")),
     "a headline that is not played": (_set("game.headline", 5), ("game: headline is 5", "looks", "64")),
     "a step of nothing": (_set("game.descend.step_size", 0.0), ("game.descend.step_size", "0.0", "greater than 0")),
     "alpha of 0": (_set("calibration.alpha", 0.0), ("calibration.alpha", "0.0", "greater than 0")),
@@ -260,6 +266,12 @@ def test_the_default_is_the_digits_preset() -> None:
 @pytest.mark.parametrize("draw", [1, 99])
 def test_any_true_part_of_the_bank_may_be_drawn(checked: Callable[[Change], None], draw: int) -> None:
     checked(lambda c: (c["detectors"]["vote"].update(draw=draw), c["selection"].update(bank_size=100)))
+
+
+@pytest.mark.parametrize("bank", [61, 99, 100, 5000])
+def test_a_smaller_bank_may_have_any_size_above_the_draw(checked: Callable[[Change], None], bank: int) -> None:
+    """No group has less than ``min_fingerprints``, which is above the draw, so none is drawn whole; one that is no smaller is left out."""
+    checked(_set("game.banks", [bank]))
 
 
 def test_fractions_are_read_as_written(tmp_path: Path) -> None:
