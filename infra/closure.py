@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 EXCEPTED = (
+    "pipeline.artifacts.paths",
     "pipeline.checks",
     "pipeline.cli",
     "pipeline.distributed",
@@ -24,8 +25,9 @@ EXCEPTED = (
     "pipeline.tracking",
     "stages.__main__",
 )
-"""Modules that change no result: how work is spread, shown, checked beforehand and recorded. ``params.root`` reads and checks
-the whole params file; the sections that a stage uses are its params, and their classes are in its closure."""
+"""Modules that change no result: where it lies, how work is spread, shown, checked beforehand and recorded. ``artifacts.paths`` only names
+files: one that gets another name gets it in ``dvc.yaml`` too, as an output or a dependency. ``params.root`` reads and checks the whole
+params file; the sections that a stage uses are its params, and their classes are in its closure."""
 DYNAMIC = {"pipeline.attacks.registry": "pipeline.attacks.families"}
 """Modules that import every module of a package by name. Each attack depends on its own family's file alone, which
 ``dvc.yaml`` names as ``${item.family}``, so here only what the families import counts, another family among it."""
