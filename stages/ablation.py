@@ -1,7 +1,5 @@
-"""The guard's detector with one thing changed at a time: what each change does on ``tune``, by designs fitted anew on ``fit``."""
+"""A committee detector with one thing changed at a time: what each change does on ``tune``, by designs fitted anew on ``fit``."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,30 +13,24 @@ from pipeline.artifacts.files import read_table, write_json, write_table
 from pipeline.artifacts.records import StageRun, stage_run
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
-from pipeline.detectors.design import Design, inspection_cost
+from pipeline.detectors.design import Design, inspection_cost, unfit
 from pipeline.distributed.shard_map import ShardTask, Work, shard_map
 from pipeline.errors import WhorlError
-from pipeline.evaluation.ablation import Flagged, change_of_detection, mean_detection
-from pipeline.evaluation.objectives import Drawn, detection_figures, flagged_shares, mean_of
+from pipeline.evaluation.ablation import Shares, change_of_share, mean_share
+from pipeline.evaluation.objectives import Drawn, caught_and_sent, cross_fitted
 from pipeline.params.ablation import UNCHANGED, varied
 from pipeline.params.evaluation import EvaluationParams
 from pipeline.params.root import Params, load
 from pipeline.tune.bench import Bench, Setting, setting_of
 
-SECTIONS = ("ablation", "attacks", "calibration", "detectors", "evaluation", "fingerprints", "selection", "tune")
+SECTIONS = ("ablation", "attacks", "calibration", "detectors", "evaluation", "fingerprints", "selection")
 FITTED, UNSEEN = "fitted", "unseen"
 """The fits of a variant: on all attacks of the fit; and without a family, measured on what is then new."""
-ROWS = pa.schema([("fit", pa.string()), ("attack", pa.string()), ("id", pa.string()), ("flagged", pa.float64())])
-"""Of one variant: a row a fit and attacked image of ``tune``, with the share of draws that flags it."""
+_SHARES = ("flagged", "sent", "caught")
+ROWS = pa.schema([*((name, pa.string()) for name in ("fit", "attack", "id")), *((name, pa.float64()) for name in _SHARES)])
+"""Of one variant: a row a fit and image of ``tune`` that counts (every clean one, and every success), with the share of draws that
+flags it, the chance that an attacker who looks first sends it, and that it is sent and then flagged."""
 NAME = pa.field("variant", pa.string())
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A design under a name."""
-
-    name: str
-    design: Design
 
 
 def main() -> None:
@@ -54,59 +46,67 @@ def main() -> None:
 def measured(params: Params, run: StageRun) -> tuple[list[pa.Table], dict[str, float | None]]:
     """The rows of all variants, and all figures; none, and a note, where the design as it is cannot be measured."""
     try:
-        setting = setting_of(params)
+        setting = setting_of(params, "ablation")
     except WhorlError as error:
         run.note(f"Ablation: nothing could be measured: {error}")
         return [], {}
-    store, tasks = ShardStore((paths.SHARDS / "ablation").resolve()), plan(variants(setting, params), setting)
+    designs, done = variants(setting, params, run), dict[str, pa.Table]()
+    store, tasks = ShardStore((paths.SHARDS / "ablation").resolve()), plan(designs, setting)
     with store.locked():
         shard_map(partial(shard_variant, Path.cwd(), setting), tasks, store, title="ablation: variants")
-        done = {task.name: store.read(task.name, task.signature) for task in tasks}
-        tables = {name: read_table(folder / "rows.parquet") for name, (folder, _) in done.items()}
+        for task in tasks:
+            folder, about = store.read(task.name, task.signature)
+            if not (said := about["problem"]):
+                done[task.name] = read_table(folder / "rows.parquet")
+            elif task.name != UNCHANGED:
+                run.note(f"Ablation: the variant {task.name} could not be made: {said}")
+            else:
+                run.note(f"Ablation: nothing could be measured: {said}")
+                break
         store.keep(task.signature for task in tasks)
-    if said := done[UNCHANGED][1]["problem"]:
-        run.note(f"Ablation: nothing could be measured: {said}")
-        return [], {}
     metrics: dict[str, float | None] = {}
-    for name, (_, about) in done.items():
-        if about["problem"]:
-            run.note(f"Ablation: the variant {name} could not be made: {about['problem']}")
-            continue
-        metrics |= figures(name, tables[name], tables[UNCHANGED], params.evaluation)
-        metrics |= {f"{name}.{measure}": value for measure, value in about["figures"].items()}
-    return [rows.add_column(0, NAME, pa.array([name] * len(rows), pa.string())) for name, rows in tables.items()], metrics
+    for name, rows in done.items():
+        metrics |= figures(name, rows, done[UNCHANGED], params.evaluation)
+        metrics[f"{name}.cost"] = float(inspection_cost(designs[name]))
+    return [rows.add_column(0, NAME, pa.array([name] * len(rows), pa.string())) for name, rows in done.items()], metrics
 
 
-def variants(setting: Setting, params: Params) -> list[Variant]:
-    """The design as it is, and every variant."""
-    base = setting.base
-    changed = {
-        name: Design(*varied((base.fingerprints, base.selection, base.detector), of)) for name, of in params.ablation.variants.items()
-    }
-    return [Variant(name, design) for name, design in {UNCHANGED: base, **changed}.items()]
+def variants(setting: Setting, params: Params, run: StageRun) -> dict[str, Design]:
+    """The design as it is, first, and every variant that goes with it; of the others a note says why they do not."""
+    base, layout = setting.base, FeatureSet.open(paths.ACTIVATIONS).layout
+    found = {UNCHANGED: base}
+    for name, changes in params.ablation.variants.items():
+        try:
+            design = Design(*varied((base.fingerprints, base.selection, base.detector), changes))
+            said = unfit(design, layout)
+        except ValueError as error:
+            said = f"{error}."
+        if said:
+            run.note(f"Ablation: the variant {name} does not go with the params as they are: {said}")
+        else:
+            found[name] = design
+    return found
 
 
-def plan(made: list[Variant], setting: Setting) -> list[ShardTask[Variant]]:
+def plan(designs: dict[str, Design], setting: Setting) -> list[ShardTask[Design]]:
     """A task a variant."""
-    features, code, tune = FeatureSet.open(paths.ACTIVATIONS), code_digest("ablation"), setting.tune
-    sources = [CLEAN, *setting.families]
-    inputs = features.inputs(sources, ["fit", "tune"])
+    features, code = FeatureSet.open(paths.ACTIVATIONS), code_digest("ablation")
+    inputs = features.inputs([CLEAN, *setting.families], ["fit", "tune"])
     shared = {
         "alpha": setting.alpha,
         "families": dict(setting.families),
-        "tune": tune.model_dump(mode="json", include={"seed", "held_out", "looks", "draws"}),
-        # Decides on the attacks that are measured, whatever a variant is fitted on.
+        "trial": setting.tune.model_dump(mode="json", include={"seed", "held_out", "looks", "draws"}),
+        # Decides on the attacks that are measured.
         "fit_attacks": list(setting.base.fingerprints.fit_attacks),
     }
     tasks = []
-    for variant in made:
-        design = {name: section.model_dump(mode="json") for name, section in vars(variant.design).items()}
-        known: dict[str, Any] = {**shared, "design": design}
-        tasks.append(ShardTask(variant.name, signature("ablation", code=code, params=known, inputs=inputs), variant, 1))
+    for name, design in designs.items():
+        known: dict[str, Any] = {**shared, "design": {part: section.model_dump(mode="json") for part, section in vars(design).items()}}
+        tasks.append(ShardTask(name, signature("ablation", code=code, params=known, inputs=inputs), design, 1))
     return tasks
 
 
-def shard_variant(root: Path, setting: Setting) -> Work[Variant]:
+def shard_variant(root: Path, setting: Setting) -> Work[Design]:
     """The function that builds and measures one variant; the activations are read once a worker."""
     try:
         bench = Bench(FeatureSet.open(root / paths.ACTIVATIONS), setting)
@@ -114,58 +114,55 @@ def shard_variant(root: Path, setting: Setting) -> Work[Variant]:
         said = str(error)
         return lambda _: refused(said)
 
-    def compute(variant: Variant) -> ShardOutput:
+    def compute(design: Design) -> ShardOutput:
         try:
-            fits = {FITTED: bench.drawn(variant.design), UNSEEN: bench.drawn(variant.design.without(setting.held))}
+            fits = {FITTED: bench.drawn(design), UNSEEN: bench.drawn(design.without(setting.held))}
         except WhorlError as error:
             return refused(str(error))
-        tested = {FITTED: bench.known, UNSEEN: bench.unseen}
+        tested = {FITTED: [CLEAN, *sorted(bench.known)], UNSEEN: sorted(bench.unseen)}
         rows = [
-            row_table(fit, attack, bench.images[attack].ids, drawn[attack], drawn[CLEAN], setting.alpha)
+            row_table(fit, source, bench.images[source].ids, drawn[source], drawn[CLEAN], setting)
             for fit, drawn in fits.items()
-            for attack in tested[fit]
+            for source in tested[fit]
         ]
-        of = {name: found for name, found in fits[FITTED].items() if name != CLEAN}
-        found = detection_figures(fits[FITTED][CLEAN], of, setting.alpha, setting.tune.looks)
-        about = {
-            "false_alarms": found["false_alarms"],
-            "after_looks": mean_of(found, bench.known, "after_looks"),
-            "auroc": mean_of(found, bench.known, "auroc"),
-            "cost": float(inspection_cost(variant.design)),
-        }
-        return ShardOutput(tables={"rows": pa.concat_tables(rows)}, about={"problem": "", "figures": about})
+        return ShardOutput(tables={"rows": pa.concat_tables(rows)}, about={"problem": ""})
 
     return compute
 
 
 def refused(said: str) -> ShardOutput:
     """The output of a variant that cannot be made."""
-    return ShardOutput(tables={"rows": ROWS.empty_table()}, about={"problem": said, "figures": {}})
+    return ShardOutput(tables={"rows": ROWS.empty_table()}, about={"problem": said})
 
 
-def row_table(fit: str, attack: str, ids: list[str], images: Drawn, clean: Drawn, alpha: float) -> pa.Table:
-    """The rows of one fit of a variant and one attack."""
-    same = {name: [value] * len(ids) for name, value in (("fit", fit), ("attack", attack))}
-    return pa.table({**same, "id": ids, "flagged": flagged_shares(images, clean, alpha)}, schema=ROWS)
+def row_table(fit: str, source: str, ids: list[str], images: Drawn, clean: Drawn, setting: Setting) -> pa.Table:
+    """The rows of one fit of a variant and one source."""
+    flags = cross_fitted(images, clean) <= setting.alpha
+    caught, sent = caught_and_sent(flags, setting.tune.looks)
+    same = {"fit": [fit] * len(ids), "attack": [source] * len(ids), "id": ids}
+    return pa.table({**same, "flagged": flags.mean(axis=(0, 1)), "sent": sent, "caught": caught}, schema=ROWS)
 
 
 def figures(name: str, rows: pa.Table, base: pa.Table, params: EvaluationParams) -> dict[str, float | None]:
-    """Detection by both fits, with what the change did to it, flat."""
+    """Every share of a variant, and what its change did to it, flat: means over attacks."""
     flat: dict[str, float | None] = {}
-    for fit in (FITTED, UNSEEN):
-        now = flagged_by(rows, fit)
-        flat |= mean_detection(now, params).named(f"{name}.{fit}")
+    for measure, now in shares(rows).items():
+        flat |= mean_share(now, params).named(f"{name}.{measure}")
         if name != UNCHANGED:
-            flat |= change_of_detection(now, flagged_by(base, fit), params).named(f"{name}.{fit}_change")
+            flat |= change_of_share(now, shares(base)[measure], params).named(f"{name}.{measure}_change")
     return flat
 
 
-def flagged_by(rows: pa.Table, fit: str) -> Mapping[str, Flagged]:
-    """Attack to its images, as one fit flags them."""
-    frame = rows.select(["fit", "attack", "id", "flagged"]).to_pydict()
-    fits, attacks = np.array(frame["fit"], object), np.array(frame["attack"], object)
-    found = {}
-    for attack in dict.fromkeys(attacks[fits == fit]):
-        mine = np.flatnonzero((fits == fit) & (attacks == attack))
-        found[str(attack)] = Flagged([frame["id"][row] for row in mine], np.array(frame["flagged"])[mine])
+def shares(rows: pa.Table) -> dict[str, dict[str, Shares]]:
+    """Measure to source to the share: ``fitted``, ``unseen``, ``after_looks`` (of what is sent, 1 where nothing is), ``false_alarms``."""
+    frame = rows.to_pydict()
+    fits, sources = (np.array(frame[name], object) for name in ("fit", "attack"))
+    numbers = {name: np.array(frame[name], np.float64) for name in _SHARES}
+    found: dict[str, dict[str, Shares]] = {FITTED: {}, UNSEEN: {}, "after_looks": {}, "false_alarms": {}}
+    for fit, source in dict.fromkeys(zip(frame["fit"], frame["attack"], strict=True)):
+        mine = np.flatnonzero((fits == fit) & (sources == source))
+        ids, flagged = [frame["id"][row] for row in mine], numbers["flagged"][mine]
+        found["false_alarms" if source == CLEAN else fit][source] = Shares(ids, flagged, np.ones(len(ids)))
+        if fit == FITTED and source != CLEAN:
+            found["after_looks"][source] = Shares(ids, numbers["caught"][mine], numbers["sent"][mine], empty=1.0)
     return found

@@ -85,7 +85,7 @@ def variants(game: GameParams, own: CommitteeDetectorParams, largest: int) -> di
     """
     m, t = own.draw, own.committees
     others = [*((draw, t, largest) for draw in game.draws), *((m, committees, largest) for committees in game.committees)]
-    others += [(m, t, bank) for bank in game.banks if bank < largest]
+    others += [(m, t, bank) for bank in game.banks if m < bank < largest]  # a bank of m is drawn whole: nothing would be random
     return {OWN: (m, t, largest), **{"m{}-t{}-b{}".format(*size): size for size in others if size != (m, t, largest)}}
 
 
@@ -123,7 +123,7 @@ def shard_detector(
             classes, seed = len(features.class_names), arena.game.seed
             return detector_output(surrogate(arena.stream, features.layout, classes, own, fingerprints, selection, seed))
         m, t, kept = sizes[name]
-        bank = thinned(arena.bank, kept, arena.game.seed)
+        bank = thinned(arena.bank, kept, arena.game.seed, own.layer_weights)
         return detector_output(rebuilt(arena.stream, bank, own, fingerprints.fit_attacks, m, t))
 
     return compute

@@ -117,9 +117,8 @@ def _hardened(known: dict[str, Any]) -> HardeningStudy:
 
 
 def _ablated(known: dict[str, Any]) -> AblationStudy:
-    tune = known["tune"]
-    metrics = read_json(paths.METRICS / "ablation.json")
-    return AblationStudy(tune["detector"], known["ablation"]["variants"], tune["held_out"], tune["looks"], metrics)
+    own = known["ablation"]
+    return AblationStudy(own["detector"], own["variants"], own["held_out"], own["looks"], read_json(paths.METRICS / "ablation.json"))
 
 
 def _redrawn(known: dict[str, Any]) -> PromiseStudy:

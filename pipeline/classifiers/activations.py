@@ -38,8 +38,8 @@ SATURATION = 0.2
 """The size of a difference that counts half, of maps with a deviation near 1. On CIFAR-10's ``tune``, 0.1 to 1 did the same."""
 
 
-TOGETHER = 32
-"""Images whose residuals are computed at a time: their maps stay in the processor's cache from one step to the next."""
+CACHED = 2**19
+"""Numbers of a module's maps whose residuals are computed at a time, 2 MiB: they stay in the processor's cache from step to step."""
 
 Read = Callable[[str, Tensor], Tensor]
 """(layer, its neurons (N, ...)) to what is kept of them, (N, kept): a copy, lest a later in-place operation change it."""
@@ -145,13 +145,22 @@ def _recorder(found: dict[str, Tensor], layers: Mapping[str, str | None], read: 
         if tensor is None or tensor.ndim < 2:
             said = f"puts out {type(output).__name__}, where a tensor (N, ...) was expected"
             raise ClassifierError(f"activations.layers.{next(iter(layers))}: {said}.")
-        residuals = any(statistic in RESIDUALS for statistic in layers.values())
-        parts = [_Output(part) for part in (torch.split(tensor, TOGETHER) if residuals and len(tensor) else [tensor])]
-        for layer, statistic in layers.items():
-            kept = [read(layer, part.neurons(layer, statistic)) for part in parts]
-            found[layer] = kept[0] if len(kept) == 1 else torch.cat(kept)
+        kept: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+        for part in _parts(tensor, layers.values()):
+            out = _Output(part)
+            for layer, statistic in layers.items():
+                kept[layer].append(read(layer, out.neurons(layer, statistic)))
+        found.update({layer: pieces[0] if len(pieces) == 1 else torch.cat(pieces) for layer, pieces in kept.items()})
 
     return record
+
+
+def _parts(tensor: Tensor, statistics: Iterable[str | None]) -> Iterable[Tensor]:
+    """The images of a module's output, some at a time where that is faster."""
+    if tensor.device.type != "cpu" or not len(tensor) or not any(statistic in RESIDUALS for statistic in statistics):
+        return [tensor]
+    parts: Iterable[Tensor] = torch.split(tensor, max(1, CACHED // max(tensor[0].numel(), 1)))
+    return parts
 
 
 def _first_tensor(output: object) -> Tensor | None:

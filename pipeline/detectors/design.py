@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pipeline.errors import WhorlError
+from pipeline.fingerprints.features import Layout
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 
@@ -107,6 +108,22 @@ def inspection_cost(design: Design) -> int:
     prints, m, directions = design.fingerprints, design.detector.draw, design.detector.directions
     k = max(prints.layer_k(layer) for layer, weight in prints.layer_weights.items() if weight)
     return 2 * m * k + 2 * (len(prints.fit_attacks) + design.detector.mistakes) * directions * (m + 3)
+
+
+def unfit(design: Design, layout: Layout) -> str | None:
+    """Why a design of valid sections does for no detector of these activations, as a sentence; None where nothing speaks against it."""
+    prints, sizes = design.fingerprints, dict(zip(layout.layers, layout.sizes.tolist(), strict=True))
+    for layer in (layer for layer, weight in prints.layer_weights.items() if weight):
+        if (k := prints.layer_k(layer)) > sizes.get(layer, 0):
+            return f"fingerprints.k is {k} in layer {layer!r}, where at most the {sizes.get(layer, 0)} neurons kept of it were expected."
+    if design.detector.draw >= (least := design.selection.min_fingerprints):
+        return (
+            f"draw is {design.detector.draw} of a bank that may hold as few as {least} (selection.min_fingerprints), where fewer were "
+            "expected, so that every draw is a random one."
+        )
+    if least > design.selection.bank_size:
+        return f"selection.min_fingerprints is {least}, where at most selection.bank_size, {design.selection.bank_size}, was expected."
+    return None
 
 
 def _changed(params: T, **changes: Any) -> T:

@@ -16,27 +16,31 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Flagged:
-    """How often the successes of one attack are flagged.
+class Shares:
+    """What a share of one source is a ratio of, image by image.
 
     Attributes:
-        ids: of N images.
-        shares: (N,) in [0, 1], of all draws and calibrations (see ``objectives.flagged_shares``).
+        ids: of N images, at least one.
+        above: (N,) what is added up above the line.
+        below: (N,) below it.
+        empty: the share where nothing is below the line; NaN where there is none.
     """
 
     ids: Sequence[str]
-    shares: Floats
+    above: Floats
+    below: Floats
+    empty: float = np.nan
 
 
-Design = Mapping[str, Flagged]
-"""Attack to its images as one design flags them."""
+Design = Mapping[str, Shares]
+"""Attack (or ``clean``) to a share of its images, as one design has it."""
 
 
-def mean_detection(design: Design, params: EvaluationParams) -> Estimate:
-    """Detection, the mean over attacks, each of which counts the same; its interval resamples images, with all attacks on them.
+def mean_share(design: Design, params: EvaluationParams) -> Estimate:
+    """The mean over attacks, each of which counts the same; its interval resamples images, with all attacks on them.
 
     Args:
-        design: at least one attack, each with an image.
+        design: at least one attack.
         params: the interval's confidence, resamples and seed.
 
     Returns:
@@ -45,8 +49,8 @@ def mean_detection(design: Design, params: EvaluationParams) -> Estimate:
     return _estimate(*_resampled(design, params), params.confidence)
 
 
-def change_of_detection(now: Design, before: Design, params: EvaluationParams) -> Estimate:
-    """The difference of two designs' ``mean_detection`` on the same images, which are resampled together.
+def change_of_share(now: Design, before: Design, params: EvaluationParams) -> Estimate:
+    """The difference of two designs' ``mean_share`` on the same images, which are resampled together.
 
     Thresholds, and what was fitted, stay as they are: the interval says what other images would, not another split or seed.
 
@@ -60,18 +64,21 @@ def change_of_detection(now: Design, before: Design, params: EvaluationParams) -
 
 
 def _resampled(design: Design, params: EvaluationParams) -> tuple[float, Floats]:
-    """The mean detection, and the same of every resample; NaN of one that an attack has no image in."""
+    """The mean share, and the same of every resample; NaN of one that an attack has no share in."""
     ids = sorted({key for one in design.values() for key in one.ids})
     rows = {key: row for row, key in enumerate(ids)}
     # Sums of whole numbers do not depend on their order.
-    parts = [(np.array([rows[key] for key in one.ids], np.intp), np.rint(SCALE * one.shares)) for one in design.values()]
+    parts = [
+        (np.array([rows[key] for key in one.ids], np.intp), np.rint(SCALE * np.stack([one.above, one.below])), one.empty)
+        for one in design.values()
+    ]
 
     def means(weights: Floats) -> Floats:
-        counts = [weights[mine] for mine, _ in parts]
-        with np.errstate(invalid="ignore"):
-            found: Floats = np.mean(
-                [shares @ count / count.sum(0) / SCALE for (_, shares), count in zip(parts, counts, strict=True)], axis=0
-            )
+        shares = []
+        for mine, both, empty in parts:
+            above, below = both @ weights[mine]
+            shares.append(np.divide(above, below, out=np.full(len(below), empty), where=below > 0))
+        found: Floats = np.mean(shares, axis=0)
         return found
 
     rng = generator(params.bootstrap_seed, "bootstrap")

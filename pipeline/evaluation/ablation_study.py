@@ -1,4 +1,4 @@
-"""What is told of the detector with one thing changed at a time: plain values in, plain values out."""
+"""What is told of a detector with one thing changed at a time: plain values in, plain values out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +8,9 @@ from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.verdict import Rate, rate
 from pipeline.params.ablation import UNCHANGED
 from pipeline.params.flat import flatten
+
+MEASURES = ("fitted", "unseen", "after_looks", "false_alarms")
+"""Of a variant."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class AblationStudy:
         changes: variant to what it changes, dotted key to value.
         held_out: the family that is left out of the fit where detection of unseen attacks is measured.
         looks: before what ``after_looks`` measures is sent.
-        metrics: ``<variant>.<measure>``; a variant that could not be made has none.
+        metrics: ``<variant>.<measure>``, and its ``_change``; a variant that could not be made has none.
     """
 
     detector: str
@@ -34,34 +37,44 @@ class AblationStudy:
         found = [name for name in self.changes if self.metrics.get(f"{name}.fitted") is not None]
         return sorted(found, key=lambda name: (self.metrics[f"{name}.fitted"] or 0.0, name))
 
+    @property
+    def luck(self) -> float | None:
+        """The largest change of detection among variants that change seeds alone; None where none was measured."""
+        seeds = [name for name in self.measured if all(key.endswith(".seed") for key in self.changes[name])]
+        return max((abs(self.metrics[f"{name}.fitted_change"] or 0.0) for name in seeds), default=None)
+
     def of(self, name: str, measure: str) -> Rate | None:
         """One figure of a variant."""
         return rate(self.metrics, f"{name}.{measure}")
 
 
 def ablation_sentence(study: AblationStudy, alpha: float) -> str:
-    """Which changes cost detection, which gained some, and which made no difference that these images can tell."""
-    base = study.of(UNCHANGED, "fitted")
+    """Which changes cost detection, and which gained some: by more than other images would make, and more than other seeds did."""
+    base, luck = study.of(UNCHANGED, "fitted"), study.luck
     if base is None or not study.measured:
         return f"No variant of the detector {study.detector} was measured."
-    words = {name: _judged(study.of(name, "fitted_change")) for name in study.measured}
+    words = {name: _judged(study.of(name, "fitted_change"), luck or 0.0) for name in study.measured}
     said = []
-    for opening, word in (("it is worse with", "worse"), ("it is better with", "better"), ("these images tell no difference with", "open")):
+    for opening, word in (("it is worse with", "worse"), ("it is better with", "better"), ("nothing can be told of", "open")):
         names = [name for name, found in words.items() if found == word]
         shown = [_spoken(name) + (f" ({points(study.of(name, 'fitted_change'))})" if word != "open" else "") for name in names]
         said += [f"{opening} {', '.join(shown)}"] if names else []
     opening = f"As it is, the detector {study.detector} flags {base.text} of attacked tune images ({base.interval}) at {percent(alpha, 2)}"
-    return f"{opening}, the mean over the attacks of the fit. With one thing changed: {'; '.join(said)}."
+    seeds = (
+        "How much the luck of a seed moves it was not measured."
+        if luck is None
+        else f"Other seeds alone moved it by up to {100 * luck:.1f} points, so of less than that nothing is said."
+    )
+    return f"{opening}, the mean over the attacks of the fit. With one thing changed: {'; '.join(said)}. {seeds}"
 
 
 def ablation_rows(study: AblationStudy) -> list[dict[str, Any]]:
-    """A row a variant, the detector as it is first."""
+    """A row a variant, the detector as it is first; of each measure its value, and its change."""
     return [
         {
             "name": _spoken(name),
             "changes": [f"{key} {value}" for key, value in flatten(study.changes.get(name, {}))],
-            **{measure: study.of(name, measure) for measure in ("fitted", "fitted_change", "unseen", "unseen_change")},
-            **{measure: study.of(name, measure) for measure in ("after_looks", "false_alarms", "auroc")},
+            **{f"{measure}{end}": study.of(name, f"{measure}{end}") for measure in MEASURES for end in ("", "_change")},
             "cost": study.metrics.get(f"{name}.cost"),
         }
         for name in (UNCHANGED, *study.measured)
@@ -77,10 +90,11 @@ def points(apart: Rate | None) -> str:
     return f"{value} points" if None in ends else f"{value} points, {ends[0]} to {ends[1]}"
 
 
-def _judged(apart: Rate | None) -> str:
-    if apart is None or apart.low is None or apart.high is None:
+def _judged(apart: Rate | None, luck: float) -> str:
+    if apart is None or abs(apart.value) <= luck:
         return "open"
-    return "worse" if apart.high < 0 else "better" if apart.low > 0 else "open"
+    low, high = (apart.value if end is None else end for end in (apart.low, apart.high))  # no resample differs from it
+    return "worse" if high < 0 else "better" if low > 0 else "open"
 
 
 def _spoken(name: str) -> str:

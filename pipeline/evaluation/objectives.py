@@ -52,10 +52,6 @@ def cross_fitted(images: Drawn, clean: Drawn) -> npt.NDArray[np.float64]:
 def after_looks(flags: npt.NDArray[np.bool_], looks: int) -> float:
     """Detection of what an attacker sends who has looked first: E[p (1 - p)^a] / E[(1 - p)^a] over images.
 
-    An image that a fresh draw flags with probability p is sent only if a looks did not flag it. Both expectations are estimated
-    without bias from L > a draws an image, c of them flagged (Hoeffding 1948: the mean over all choices of a looks and, above,
-    of one more draw): C(L - c, a) / C(L, a), and that times c / (L - a).
-
     Args:
         flags: (..., L, N): L draws of N images, under any number of calibrations, which are pooled.
         looks: a.
@@ -63,17 +59,27 @@ def after_looks(flags: npt.NDArray[np.bool_], looks: int) -> float:
     Returns:
         The share; 1 where no image would be sent.
     """
-    draws, flagged = flags.shape[-2], flags.sum(axis=-2)
+    caught, sent = caught_and_sent(flags, looks)
+    return float(caught.sum() / sent.sum()) if sent.any() else 1.0
+
+
+def caught_and_sent(flags: npt.NDArray[np.bool_], looks: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Of each image the chance that it is sent and then detected, p (1 - p)^a, and that it is sent, (1 - p)^a; see ``after_looks``.
+
+    An image that a fresh draw flags with probability p is sent only if a looks did not flag it. Both are estimated without bias from L > a
+    draws an image, c of them flagged (Hoeffding 1948: the mean over all choices of a looks and, of the first, of one more draw):
+    C(L - c, a) / C(L, a) · c / (L - a), and C(L - c, a) / C(L, a).
+
+    Args:
+        flags: as there.
+        looks: a.
+
+    Returns:
+        Both (N,), means over the calibrations.
+    """
+    draws, flagged = flags.shape[-2], flags.sum(axis=-2).reshape(-1, flags.shape[-1])
     sent = comb(draws - flagged, looks) / comb(draws, looks)
-    if not sent.sum():
-        return 1.0
-    return float((sent * flagged).sum() / (draws - looks) / sent.sum())
-
-
-def flagged_shares(images: Drawn, clean: Drawn, alpha: float) -> npt.NDArray[np.float64]:
-    """The share of all draws and calibrations in which each image is flagged, (N,) in [0, 1]; see ``cross_fitted``."""
-    shares: npt.NDArray[np.float64] = (cross_fitted(images, clean) <= alpha).mean(axis=(0, 1))
-    return shares
+    return (sent * flagged).mean(axis=0) / (draws - looks), sent.mean(axis=0)
 
 
 def detection_figures(clean: Drawn, attacked: Mapping[str, Drawn], alpha: float, looks: int) -> dict[str, float]:

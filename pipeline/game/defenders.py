@@ -16,6 +16,7 @@ from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.committees import Committees, Factored, mixture
 from pipeline.fingerprints.draws import Draws, KeyedDraws, StaticDraws, stand_in_key
 from pipeline.fingerprints.features import Features, Layout
+from pipeline.fingerprints.sampling import apportion
 from pipeline.fingerprints.scores import fingerprint_scores
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
@@ -149,20 +150,27 @@ def rebuilt(
     return detector
 
 
-def thinned(bank: Bank, size: int, seed: int) -> Bank:
+def thinned(bank: Bank, size: int, seed: int, weights: Mapping[str, float] | None) -> Bank:
     """The bank with ``size`` random fingerprints of every group, all where it has no more, in the order in which they were.
 
-    A seed and a group's name give one order at random, of which every size takes the first: a smaller bank is a part of a larger one.
+    Each layer keeps its share as committees take theirs (``weights``), so that a smaller bank makes committees like those of the whole
+    one. A seed and a group's name give each layer one order at random, of which every size takes the first: a smaller bank is a part of
+    a larger one.
 
     Args:
         bank: the detector's own.
         size: the most that a group keeps.
         seed: of the choice.
+        weights: layer to its share of a committee; None for the bank's own shares.
     """
-    kept = [
-        start + np.sort(generator(seed, "game/bank", name).permutation(count)[:size])
-        for name, start, count in zip(bank.names, bank.starts, bank.sizes, strict=False)
-    ]
+    kept = []
+    for name, start in zip(bank.names, bank.starts, strict=False):
+        layer, rng = bank.groups[name].layer, generator(seed, "game/bank", name)
+        sizes = np.bincount(layer, minlength=len(bank.layout.layers))
+        shares = sizes.astype(np.float64) if weights is None else np.array([weights.get(each, 0.0) for each in bank.layout.layers])
+        given = apportion(min(size, len(layer)), sizes, shares)
+        chosen = [rng.permutation(np.flatnonzero(layer == number))[:count] for number, count in enumerate(given)]
+        kept.append(start + np.sort(np.concatenate(chosen)))
     rows, starts = np.concatenate(kept), np.cumsum([0, *map(len, kept)], dtype=np.int64)
     return replace(bank, starts=starts, fingerprints=Fingerprints(*(array[rows] for array in vars(bank.fingerprints).values())))
 

@@ -35,7 +35,8 @@ class GameParams(Section):
     committees: Unique[Positive]
     """Committees a class (T) that the defender tries, beside the detector's own."""
     banks: Unique[Positive]
-    """Fingerprints kept a class that the defender tries, beside the detector's own bank; left out where no class has more than that."""
+    """Fingerprints kept a class that the defender tries, beside the detector's own bank; those that no class has more of, or that a
+    committee would take whole, are left out."""
     statics: Positive
     """Fixed draws that the static defender chooses from, by their AUROC on ``tune``."""
     looks: Unique[Positive]

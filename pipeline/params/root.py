@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
-from pipeline.params.ablation import AblationParams, varied
+from pipeline.params.ablation import AblationParams
 from pipeline.params.activations import ActivationParams
 from pipeline.params.attacks import AttackSpec, GenerationParams
 from pipeline.params.base import Name, Section
@@ -61,7 +61,6 @@ class Params(Section):
             *_draw_problems(self),
             *_alpha_problems(self),
             *_game_problems(self),
-            *_ablation_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -208,33 +207,6 @@ def _game_problems(params: Params) -> list[str]:
             f"game.draws: {large} of a bank that may hold as few as {least} (selection.min_fingerprints), "
             "where fewer than that were expected"
         )
-    own = params.detectors.get(params.game.detector)
-    if isinstance(own, CommitteeDetectorParams) and (small := [bank for bank in params.game.banks if bank <= own.draw]):
-        problems.append(
-            f"game.banks: {small} from which committees of {own.draw} (detectors.{params.game.detector}.draw) are drawn, "
-            "where more than that were expected, so that every draw is a random one"
-        )
-    return problems
-
-
-def _ablation_problems(params: Params) -> list[str]:
-    """Every variant must do for a detector of the run's own."""
-    name, variants, problems = params.tune.detector, params.ablation.variants, list[str]()
-    own = params.detectors.get(name)
-    if not variants:
-        return []
-    if not isinstance(own, CommitteeDetectorParams):
-        return [f"ablation.variants: change {name!r} (tune.detector), which is no detector with committees, where one was expected"]
-    for variant, changes in variants.items():
-        try:
-            fingerprints, selection, detector = varied((params.fingerprints, params.selection, own), changes)
-        except ValueError as error:
-            problems.append(f"ablation.variants.{variant}: {error}")
-            continue
-        sections = {"fingerprints": fingerprints, "selection": selection, "detectors": {**params.detectors, name: detector}}
-        whole = params.model_copy(update=sections)
-        for rule in (_fingerprint_problems, _committee_problems, _name_problems, _draw_problems):
-            problems += [f"ablation.variants.{variant}: {said}" for said in rule(whole) if said not in rule(params)]
     return problems
 
 

@@ -41,30 +41,36 @@ class SpaceParams(Section):
     prefer: Unique[Literal["random", "largest_effect", "diverse"]]
 
 
-class TuneParams(Section):
-    """How the search is made, and what its proposal may cost."""
+class TrialParams(Section):
+    """How a design is measured on ``tune``."""
 
     detector: Name
-    """Which of ``detectors`` is tuned: one of the kind ``committee``."""
-    trials: Positive
-    """How many designs are tried, the one in the params file among them."""
-    batch: Positive
-    """Trials suggested together: a suggestion rests on all earlier batches and on nothing else, however many workers there are."""
-    startup: Positive
-    """Trials drawn at random before the sampler learns from them."""
+    """Which of ``detectors`` it is a design of: one of the kind ``committee``."""
     seed: Seed
+    """Of the halves of ``tune``, and of the draws that its images meet."""
     held_out: Name
     """The attack family that is left out of the fit when detection of unseen attacks is measured."""
     looks: Positive
     """Draws that an attacker who knows the bank looks at before sending an image."""
     draws: Positive
-    """Draws that each image meets in a trial, more than ``looks``."""
-    cost_limit: Annotated[float, Field(gt=0)]
-    """How many times the inspection cost of the params file the proposal may have."""
-    space: SpaceParams
+    """Draws that each image meets, more than ``looks``."""
 
     @model_validator(mode="after")
     def _enough_draws(self) -> Self:
         if self.draws <= self.looks:
             raise ValueError(f"draws is {self.draws}, where more than looks, {self.looks}, were expected")
         return self
+
+
+class TuneParams(TrialParams):
+    """How the search is made, and what its proposal may cost; the seed is the sampler's too."""
+
+    trials: Positive
+    """How many designs are tried, the one in the params file among them."""
+    batch: Positive
+    """Trials suggested together: a suggestion rests on all earlier batches and on nothing else, however many workers there are."""
+    startup: Positive
+    """Trials drawn at random before the sampler learns from them."""
+    cost_limit: Annotated[float, Field(gt=0)]
+    """How many times the inspection cost of the params file the proposal may have."""
+    space: SpaceParams

@@ -52,7 +52,7 @@ def write_results(folder: Path, study_name: str | None) -> list[Path]:
     }
     for name, content in files.items():
         write_bytes(folder / name, content)
-    for name in SEARCHED:
+    for name in (*SEARCHED, *(f"{name}.png" for name in FIGURES)):
         if name not in files:
             (folder / name).unlink(missing_ok=True)
     return [folder / name for name in files]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipeline.fingerprints.features import Features, Layout
 from pipeline.fingerprints.joint import PooledMoments
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.root import Params
-from pipeline.params.tune import TuneParams
+from pipeline.params.tune import TrialParams, TuneParams
 from pipeline.random import ImageRandom
 
 
@@ -31,13 +32,13 @@ class Setting:
 
     Attributes:
         base: the design of the params file.
-        tune: the ``tune`` section.
+        tune: how trials are measured, a section of the params file.
         alpha: the false-alarm rate at which detection is measured.
         families: attack to its family.
     """
 
     base: Design
-    tune: TuneParams
+    tune: TrialParams
     alpha: float
     families: Mapping[str, str]
 
@@ -47,32 +48,34 @@ class Setting:
         return {name for name, family in self.families.items() if family == self.tune.held_out}
 
 
-def design_of(params: Params) -> Design:
-    """The design in the params file; raises ParamsError where ``tune.detector`` is no committee detector."""
-    name = params.tune.detector
+def design_of(params: Params, section: str = "tune") -> Design:
+    """The design in the params file; raises ParamsError where ``SECTION.detector`` is no committee detector."""
+    name = getattr(params, section).detector
     committees = [other for other, detector in params.detectors.items() if isinstance(detector, CommitteeDetectorParams)]
     detector = params.detectors.get(name)
     if not isinstance(detector, CommitteeDetectorParams):
-        raise ParamsError(f"params.yaml: tune.detector: {name!r} is no detector of kind committee, where one of {committees} was expected.")
+        raise ParamsError(
+            f"params.yaml: {section}.detector: {name!r} is no detector of kind committee, where one of {committees} was expected."
+        )
     return Design(params.fingerprints, params.selection, detector)
 
 
-def setting_of(params: Params) -> Setting:
+def setting_of(params: Params, section: str = "tune") -> Setting:
     """What every trial shares.
 
     Raises:
-        ParamsError: the section ``tune`` does not fit the others.
+        ParamsError: the section does not fit the others.
     """
-    base, families = design_of(params), {name: spec.family for name, spec in params.attacks.items()}
-    setting = Setting(base, params.tune, params.calibration.alpha, families)
-    held = params.tune.held_out
+    base, families = design_of(params, section), {name: spec.family for name, spec in params.attacks.items()}
+    trial: TrialParams = getattr(params, section)
+    setting, held = Setting(base, trial, params.calibration.alpha, families), trial.held_out
     if held not in families.values():
         raise ParamsError(
-            f"params.yaml: tune.held_out: no attack is of family {held!r}, where one of {sorted(set(families.values()))} was expected."
+            f"params.yaml: {section}.held_out: no attack is of family {held!r}, where one of {sorted(set(families.values()))} was expected."
         )
     if not set(base.fingerprints.fit_attacks) - setting.held:
         raise ParamsError(
-            f"params.yaml: tune.held_out: every attack of fingerprints.fit_attacks is of family {held!r}, where another was expected."
+            f"params.yaml: {section}.held_out: every attack of fingerprints.fit_attacks is of family {held!r}, where another was expected."
         )
     return setting
 
@@ -82,9 +85,9 @@ def layer_choices(layout: Layout, tune: TuneParams) -> dict[str, list[int]]:
     return choices(dict(zip(layout.layers, layout.sizes.tolist(), strict=True)), tune.space.k)
 
 
-def build_bench(root: Path, setting: Setting) -> Callable[[Point | None], dict[str, Any]]:
+def build_bench(root: Path, setting: Setting, able: Mapping[str, Sequence[int]]) -> Callable[[Point | None], dict[str, Any]]:
     """The function that tries a point (None: the params file as it stands); see ``Bench.try_point``."""
-    return Bench(FeatureSet.open(root / paths.ACTIVATIONS), setting).try_point
+    return partial(Bench(FeatureSet.open(root / paths.ACTIVATIONS), setting).try_point, able)
 
 
 class Bench:
@@ -145,14 +148,18 @@ class Bench:
         """The features of ``fit``, as the stages read them."""
         return ((source, batch) for source in sources for batch in self.fit[source])
 
-    def try_point(self, point: Point | None) -> dict[str, Any]:
+    def try_point(self, able: Mapping[str, Sequence[int]], point: Point | None) -> dict[str, Any]:
         """Builds a design twice, with and without the family that is held out, and measures both on ``tune``.
+
+        Args:
+            able: layer to the k that it may have (see ``layer_choices``).
+            point: of the search; None for the params file as it stands.
 
         Returns:
             ``params``, ``objectives``, ``figures`` and ``problem``, as in ``Trial``.
         """
         base = self.setting.base
-        design = base if point is None else tuned(base, point, layer_choices(self.layout, self.setting.tune))
+        design = base if point is None else tuned(base, point, able)
         params = design.values(self.setting.tune.detector)
         try:
             fitted, unseen = self.measure(design), self.measure(design.without(self.setting.held))

@@ -160,7 +160,7 @@ def run(plan: Plan, study: Study, setting: Setting) -> None:
             advance(1)
 
         if plan.missing:
-            search(partial(build_bench, Path.cwd(), setting), plan, paths.SEARCHES, keep)
+            search(partial(build_bench, Path.cwd(), setting, plan.layers), plan, paths.SEARCHES, keep)
 
 
 def worked(study: Study) -> dict[int, Trial]:

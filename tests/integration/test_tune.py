@@ -22,6 +22,7 @@ CHANGES: dict[str, Any] = {
     "tune.trials": 5,
     "tune.batch": 2,
     "tune.startup": 2,
+    "tune.held_out": "pgd",
     "tune.draws": 10,
     "tune.space.draw": [8, 20],
 }

@@ -35,7 +35,6 @@ VARIANTS = (
     "difference",
     "after {} looks",
     "false alarms",
-    "AUROC",
     "operations an image",
 )
 UNSEEN = " †"
@@ -93,8 +92,7 @@ def variant_table(study: AblationStudy, alpha: float) -> dict[str, Any]:
             row["name"],
             ", ".join(row["changes"]) or None,
             *(value for fit in ("fitted", "unseen") for value in (share(row[fit]), points(row[f"{fit}_change"]))),
-            *(percent(row[measure].value) for measure in ("after_looks", "false_alarms")),
-            f"{row['auroc'].value:.3f}",
+            *(share(row[measure]) for measure in ("after_looks", "false_alarms")),
             number(row["cost"]),
         )
         for row in section["rows"]

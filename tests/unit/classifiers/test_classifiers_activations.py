@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import signal
 from torch import Tensor, nn
 
-from pipeline.classifiers.activations import TOGETHER, activations, choose_neurons, layer_sizes, pooled, tap
+from pipeline.classifiers.activations import CACHED, activations, choose_neurons, layer_sizes, pooled, tap
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.errors import ClassifierError, ParamsError
@@ -287,11 +287,13 @@ def test_residuals_are_saturated_differences_along_both_axes(order: int, layout:
 
 def test_residuals_of_a_large_batch_are_those_of_each_image() -> None:
     """Though they are computed some images at a time; nor does the order in which they are asked for matter."""
-    classifier, batch, layers = resnet(), to_float(images(2 * TOGETHER + 5)), ["stem.1.residual3", "stem.1", "stem.1.residual1"]
+    classifier, layers = resnet(), ["stem.1.residual3", "stem.1", "stem.1.residual1"]
+    together = CACHED // layer_sizes(classifier, ["stem.1"], (1, 8, 8))["stem.1"]
+    batch = to_float(images(together + 5))
     with torch.inference_mode(), tap(classifier, layers) as found:
         classifier(batch)
         whole = dict(found)
-        for row in (0, TOGETHER - 1, TOGETHER, 2 * TOGETHER + 4):
+        for row in (0, together - 1, together, together + 4):
             classifier(batch[row : row + 1])
             for layer in layers:
                 torch.testing.assert_close(whole[layer][row], found[layer][0], rtol=1e-5, atol=1e-6)

@@ -6,7 +6,7 @@ import fake_report_run as fake
 import numpy as np
 import pytest
 
-from pipeline.evaluation.ablation import Flagged, change_of_detection, mean_detection
+from pipeline.evaluation.ablation import Shares, change_of_share, mean_share
 from pipeline.evaluation.ablation_figure import ablation_figure
 from pipeline.evaluation.ablation_study import ablation_rows, ablation_sentence, points
 from pipeline.evaluation.bootstrap import resampled_weights
@@ -19,19 +19,19 @@ PARAMS = EvaluationParams(alphas=(0.05,), seeds=(0,), confidence=0.9, bootstrap=
 IDS = [f"image{number}" for number in range(40)]
 
 
-def design(seed: int, shift: float = 0.0) -> dict[str, Flagged]:
+def design(seed: int, shift: float = 0.0) -> dict[str, Shares]:
     """Two attacks on overlapping images, in an order of their own."""
     rng = np.random.default_rng(seed)
     some = {"fgsm": IDS[:30], "pgd": IDS[:9:-1]}
-    return {name: Flagged(ids, np.clip(rng.random(len(ids)) + shift, 0, 1)) for name, ids in some.items()}
+    return {name: Shares(ids, np.clip(rng.random(len(ids)) + shift, 0, 1), rng.random(len(ids)) + 0.5) for name, ids in some.items()}
 
 
-def by_hand(found: dict[str, Flagged], count: dict[str, float]) -> float:
+def by_hand(found: dict[str, Shares], count: dict[str, float]) -> float:
     """Image by image, with how often each counts."""
     means = []
     for one in found.values():
-        weights = [count[key] for key in one.ids]
-        means.append(sum(w * s for w, s in zip(weights, one.shares, strict=True)) / sum(weights))
+        above = sum(count[key] * value for key, value in zip(one.ids, one.above, strict=True))
+        means.append(above / sum(count[key] * value for key, value in zip(one.ids, one.below, strict=True)))
     return float(np.mean(means))
 
 
@@ -42,7 +42,7 @@ def resamples() -> list[dict[str, float]]:
 
 
 def test_a_mean_over_attacks_resamples_images_with_all_attacks_on_them() -> None:
-    found, estimate = design(0), mean_detection(design(0), PARAMS)
+    found, estimate = design(0), mean_share(design(0), PARAMS)
     spread = [by_hand(found, counts) for counts in resamples()]
     assert estimate.value == pytest.approx(by_hand(found, dict.fromkeys(IDS, 1.0)))
     np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(spread, [0.05, 0.95]), atol=1e-8)
@@ -50,7 +50,7 @@ def test_a_mean_over_attacks_resamples_images_with_all_attacks_on_them() -> None
 
 def test_a_difference_resamples_both_sides_together() -> None:
     before, now = design(0), design(1, 0.3)
-    estimate = change_of_detection(now, before, PARAMS)
+    estimate = change_of_share(now, before, PARAMS)
     spread = [by_hand(now, counts) - by_hand(before, counts) for counts in resamples()]
     assert estimate.value == pytest.approx(by_hand(now, dict.fromkeys(IDS, 1.0)) - by_hand(before, dict.fromkeys(IDS, 1.0)))
     np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(spread, [0.05, 0.95]), atol=1e-8)
@@ -59,26 +59,36 @@ def test_a_difference_resamples_both_sides_together() -> None:
 def test_a_difference_that_all_images_share_is_certain_however_they_vary() -> None:
     """Unpaired, the interval would be as wide as the images' own spread."""
     before = design(0)
-    now = {name: replace(one, shares=one.shares / 2 + 0.25) for name, one in before.items()}
-    moved = {name: replace(one, shares=one.shares / 2) for name, one in before.items()}
-    estimate = change_of_detection(now, moved, PARAMS)
+    now = {name: replace(one, above=one.above + 0.25 * one.below) for name, one in before.items()}
+    moved = before
+    estimate = change_of_share(now, moved, PARAMS)
     assert estimate.value == pytest.approx(0.25)
     assert estimate.low == pytest.approx(0.25, abs=1e-8) and estimate.high == pytest.approx(0.25, abs=1e-8)
 
 
 def test_nothing_changed_has_no_interval_and_other_images_are_refused() -> None:
-    same = change_of_detection(design(0), design(0), PARAMS)
+    same = change_of_share(design(0), design(0), PARAMS)
     assert (same.value, same.low, same.high) == (0.0, None, None)
-    certain = {"fgsm": Flagged(IDS, np.ones(len(IDS)))}
-    assert mean_detection(certain, PARAMS).low is None
+    certain = {"fgsm": Shares(IDS, np.ones(len(IDS)), np.ones(len(IDS)))}
+    assert mean_share(certain, PARAMS).low is None
     with pytest.raises(ValueError, match="different images"):
-        change_of_detection(design(0), certain, PARAMS)
+        change_of_share(design(0), certain, PARAMS)
 
 
 def test_a_resample_without_an_image_of_an_attack_is_left_out() -> None:
-    lone = {"fgsm": Flagged(IDS[:1], np.array([0.3])), "pgd": Flagged(IDS, np.linspace(0, 1, len(IDS)))}
-    estimate = mean_detection(lone, PARAMS)
+    some = Shares(IDS, np.linspace(0, 1, len(IDS)), np.ones(len(IDS)))
+    lone = {"fgsm": Shares(IDS[:1], np.array([0.3]), np.ones(1)), "pgd": some}
+    estimate = mean_share(lone, PARAMS)
     assert estimate.value == pytest.approx(0.4) and None not in (estimate.low, estimate.high) and not np.isnan(estimate.low or 0)
+
+
+def test_where_nothing_is_sent_the_share_is_what_it_is_said_to_be() -> None:
+    """Also in the resamples that the one image which is sent is not in."""
+    sent = np.zeros(len(IDS))
+    sent[0] = 0.5
+    found = {"fgsm": Shares(IDS, sent / 5, sent, empty=1.0), "pgd": Shares(IDS, np.zeros(len(IDS)), np.zeros(len(IDS)), empty=1.0)}
+    estimate = mean_share(found, PARAMS)
+    assert (estimate.value, estimate.low, estimate.high) == (pytest.approx(0.6), pytest.approx(0.6), 1.0)
 
 
 def test_what_is_said_follows_from_the_intervals() -> None:
@@ -87,8 +97,24 @@ def test_what_is_said_follows_from_the_intervals() -> None:
     assert "flags 80 % of attacked tune images (78 to 82 %) at 5 %" in said.replace("\N{NO-BREAK SPACE}", " ")
     assert "it is worse with linear (−20.0 points, −22.0 to −18.0)" in said
     assert "it is better with half the draw (+5.0 points, +3.0 to +7.0)" in said
-    assert "these images tell no difference with other seeds" in said and "refused" not in said
+    assert "nothing can be told of other seeds" in said and "refused" not in said
+    assert "Other seeds alone moved it by up to 1.0 points, so of less than that nothing is said" in said
     assert "No variant" in ablation_sentence(replace(study, metrics={}), 0.05)
+
+
+def test_of_less_than_other_seeds_move_nothing_is_said() -> None:
+    study = fake.ablation_study()
+    moved = {**study.metrics, "other_seeds.fitted_change": -0.06}
+    said = ablation_sentence(replace(study, metrics=moved), 0.05)
+    assert "it is worse with linear" in said and "better" not in said and "told of other seeds, half the draw" in said
+    without = replace(study, changes={name: of for name, of in study.changes.items() if name != "other_seeds"})
+    assert "How much the luck of a seed moves it was not measured." in ablation_sentence(without, 0.05)
+
+
+def test_a_change_that_no_resample_alters_is_no_doubt() -> None:
+    study = fake.ablation_study()
+    certain = {**study.metrics, "linear.fitted_change": -0.8, "linear.fitted_change_low": None, "linear.fitted_change_high": None}
+    assert "it is worse with linear (−80.0 points)" in ablation_sentence(replace(study, metrics=certain), 0.05)
 
 
 def test_rows_begin_with_the_detector_as_it_is_and_leave_out_what_could_not_be_made() -> None:

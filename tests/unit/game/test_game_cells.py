@@ -80,7 +80,7 @@ def test_plays_image_by_image_come_back_from_their_shards() -> None:
 def test_detectors_vary_in_one_thing_at_a_time() -> None:
     own = load_params().detectors["joint"]
     m, t = own.draw, own.committees  # type: ignore[union-attr]
-    game = GAME.model_copy(update={"draws": (20, m, 30), "committees": (35, t), "banks": (250, 100, 300, 301)})
+    game = GAME.model_copy(update={"draws": (20, m, 30), "committees": (35, t), "banks": (250, 100, 300, 301, m, 7)})
     assert variants(game, own, 300) == {  # type: ignore[arg-type]
         "own": (m, t, 300),
         f"m20-t{t}-b300": (20, t, 300),

@@ -211,15 +211,15 @@ def test_a_surrogate_is_of_another_bank_and_a_prefix_of_the_own_one_keeps_its_co
 
 
 def marked(sizes: dict[str, int]) -> Bank:
-    """A bank in which everything about a fingerprint is its number."""
+    """A bank in which everything about a fingerprint but its layer is its number; two of three are of the second layer."""
 
     def group(first: int, count: int) -> Fingerprints:
         numbers = np.arange(first, first + count)
-        return Fingerprints(numbers[:, None].astype(np.int32), numbers.astype(np.int16), *[numbers.astype(np.float32)] * 5)
+        return Fingerprints(numbers[:, None].astype(np.int32), (numbers % 3 > 0).astype(np.int16), *[numbers.astype(np.float32)] * 5)
 
     firsts = np.cumsum([0, *sizes.values()])
     groups = {name: group(int(first), count) for (name, count), first in zip(sizes.items(), firsts, strict=False)}
-    layout = Layout(tuple(f"layer{number}" for number in range(firsts[-1])), tuple(range(firsts[-1] + 1)))
+    layout = Layout(("few", "many"), (0, 1, int(firsts[-1])))
     return Bank.build(layout, groups, {0: "0", 1: "pooled", 2: "2"}, {1: "only 3 fingerprints"})
 
 
@@ -230,30 +230,46 @@ def members(bank: Bank) -> dict[str, list[int]]:
 @pytest.mark.parametrize("size", [1, 12, 13, 29, 30, 100])
 def test_a_thinned_bank_keeps_fingerprints_whole_in_their_order(size: int) -> None:
     bank = marked({"0": 30, "2": 12, "pooled": 30})
-    found = thinned(bank, size, 3)
+    found = thinned(bank, size, 3, None)
     kept, whole = members(found), members(bank)
     for name, numbers in kept.items():
         assert numbers == sorted(set(numbers)) and set(numbers) <= set(whole[name]) and len(numbers) == min(size, len(whole[name]))
-        for values in vars(found.groups[name]).values():
-            np.testing.assert_array_equal(values.ravel(), numbers)
+        for field, values in vars(found.groups[name]).items():
+            np.testing.assert_array_equal(values.ravel(), np.array(numbers) % 3 > 0 if field == "layer" else numbers)
     assert (found.layout, found.names, found.pooled_reasons) == (bank.layout, bank.names, bank.pooled_reasons)
     np.testing.assert_array_equal(found.class_group, bank.class_group)
     assert found.starts.dtype == np.int64 and all(
         values.dtype == getattr(bank.fingerprints, name).dtype for name, values in vars(found.fingerprints).items()
     )
-    assert members(thinned(bank, size, 3)) == kept
-    larger = members(thinned(bank, size + 5, 3))
+    assert members(thinned(bank, size, 3, None)) == kept
+    larger = members(thinned(bank, size + 5, 3, None))
     assert all(set(numbers) <= set(larger[name]) for name, numbers in kept.items())
-    if 12 <= size < 30:
-        other = members(thinned(bank, size, 4))
+    if size in (12, 13):
+        other = members(thinned(bank, size, 4, None))
         assert kept["2"] == whole["2"] == other["2"] and kept["0"] != other["0"]
         assert [number - 42 for number in kept["pooled"]] != kept["0"]  # groups choose on their own
 
 
-def test_every_fingerprint_is_as_likely_to_be_kept() -> None:
-    bank, seeds = marked({"0": 10, "2": 3, "pooled": 8}), 600
-    kept = np.bincount(np.concatenate([thinned(bank, 4, seed).fingerprints.indices[:, 0] for seed in range(seeds)]), minlength=21) / seeds
-    np.testing.assert_allclose(kept, [0.4] * 10 + [1.0] * 3 + [0.5] * 8, atol=0.1)
+@pytest.mark.parametrize(
+    ("weights", "few", "many"),
+    [
+        (None, 4, 8),  # a third of the bank is of the first layer
+        ({"few": 1.0, "many": 1.0}, 6, 6),
+        ({"few": 9.0, "many": 1.0}, 10, 2),  # all that there are, of ten
+        ({"few": 0.0, "many": 1.0}, 0, 12),
+    ],
+)
+def test_a_smaller_bank_keeps_the_shares_of_layers_that_committees_take(weights: dict[str, float] | None, few: int, many: int) -> None:
+    found = thinned(marked({"0": 30, "2": 30, "pooled": 30}), 12, 5, weights)
+    for group in found.groups.values():
+        assert np.bincount(group.layer, minlength=2).tolist() == [few, many]
+
+
+def test_every_fingerprint_of_a_layer_is_as_likely_to_be_kept() -> None:
+    bank, seeds = marked({"0": 12, "2": 3, "pooled": 9}), 600
+    chosen = np.concatenate([thinned(bank, 6, seed, None).fingerprints.indices[:, 0] for seed in range(seeds)])
+    kept = np.bincount(chosen, minlength=24) / seeds
+    np.testing.assert_allclose(kept, [0.5] * 12 + [1.0] * 3 + [6 / 9] * 9, atol=0.1)
 
 
 def test_the_stage_makes_a_detector_of_each_size(detector: CommitteeDetector, fit: dict[str, Features], tmp_path: Path) -> None:
@@ -270,7 +286,7 @@ def test_the_stage_makes_a_detector_of_each_size(detector: CommitteeDetector, fi
         made = detector_from(shard.arrays, shard.about)
         m, t, size = sizes[name]
         assert made.committees.members.shape == (t * len(bank.names), m) and made.bank.sizes.max() == size
-        chosen = thinned(bank, size, game.seed)
+        chosen = thinned(bank, size, game.seed, None)
         for array, wanted in zip(vars(made.bank.fingerprints).values(), vars(chosen.fingerprints).values(), strict=True):
             np.testing.assert_array_equal(array, wanted)
         scores = every_score(made, fit["sign"].neurons, fit["sign"].predicted)

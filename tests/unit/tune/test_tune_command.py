@@ -90,7 +90,7 @@ def test_the_search_touches_no_split_that_is_not_its_own(project: Path, monkeypa
         with pytest.raises(AssertionError, match=split):
             features.read_split(CLEAN, split)
     tune_fingerprints("fingerprints")
-    assert build_bench(Path.cwd(), setting_of(load_params()))(None)["objectives"] == before["objectives"]
+    assert build_bench(Path.cwd(), setting_of(load_params()), {})(None)["objectives"] == before["objectives"]
 
 
 def _search_here(build: Build, plan: Plan, scratch: Path, on_trial: Callable[[Trial, float], None]) -> None:
