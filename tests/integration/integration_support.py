@@ -57,7 +57,7 @@ SMALL: dict[str, Any] = {
     },
     "ablation.held_out": "pgd",
     "ablation.draws": 12,
-    "ablation.variants": {"independent": {"detector.shrinkage": 1.0}, "few_directions": {"detector.directions": 2}},
+    "ablation.variants": {"independent": {"detector.shrinkage": 1.0}},
     "transfer.committees": 20,
     "hardening.rounds": 1,
     "hardening.committees": 20,

@@ -133,7 +133,7 @@ def test_the_ablation_measures_every_variant_beside_the_detector_as_it_is(finish
         pq.read_table(finished.artifacts / "reports/ablation.parquet").to_pandas(),
     )
     assert not _json(finished, "records/ablation.json")["notes"]
-    assert set(rows["variant"]) == {key.split(".")[0] for key in metrics} == {"unchanged", "independent", "few_directions"}
+    assert set(rows["variant"]) == {key.split(".")[0] for key in metrics} == {"unchanged", "independent"}
     assert set(rows[rows["fit"] == "unseen"]["attack"]) == {"pgd"} and rows["flagged"].between(0, 1).all()
     means = rows[rows["attack"] != "clean"].groupby(["variant", "fit", "attack"])["flagged"].mean().groupby(["variant", "fit"]).mean()
     assert all(metrics[f"{variant}.{fit}"] == pytest.approx(value) for (variant, fit), value in means.items())
