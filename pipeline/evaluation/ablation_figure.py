@@ -9,6 +9,9 @@ from pipeline.evaluation.ablation_study import AblationStudy, ablation_rows
 from pipeline.evaluation.plotting import MARKERS, MUTED, SERIES, canvas, style
 from pipeline.evaluation.verdict import Rate
 
+SMALL = 1.0
+"""Points up to which the scale is linear, logarithmic beyond: what matters most should not hide what matters a little."""
+
 
 def ablation_figure(study: AblationStudy) -> Figure:
     """How far each change moves detection of attacks that were fitted, and of attacks that were not, in points with intervals."""
@@ -18,11 +21,12 @@ def ablation_figure(study: AblationStudy) -> Figure:
         ax = figure.subplots()
         for place, (measure, label) in enumerate({"fitted": "attacks of the fit", "unseen": f"new attacks ({study.held_out})"}.items()):
             _points(ax, [row[f"{measure}_change"] for row in rows], place, label)
+        ax.set_xscale("symlog", linthresh=SMALL)
         ax.axvline(0, color=MUTED, linewidth=1, linestyle="--")
         ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlabel("detected, points more or less than as it is")
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−")))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0"))
         ax.grid(visible=False, axis="y")
         figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -55,17 +55,17 @@ def ablation_sentence(study: AblationStudy, alpha: float) -> str:
         return f"No variant of the detector {study.detector} was measured."
     words = {name: _judged(study.of(name, "fitted_change"), luck or 0.0) for name in study.measured}
     said = []
-    for opening, word in (("it is worse with", "worse"), ("it is better with", "better"), ("nothing can be told of", "open")):
+    for opening, word in (("detects less", "less"), ("detects more", "more"), ("nothing can be told of", "open")):
         names = [name for name, found in words.items() if found == word]
-        shown = [_spoken(name) + (f" ({points(study.of(name, 'fitted_change'))})" if word != "open" else "") for name in names]
-        said += [f"{opening} {', '.join(shown)}"] if names else []
+        shown = [_spoken(name) + (f" ({_signed(study.metrics[f'{name}.fitted_change'])})" if word != "open" else "") for name in names]
+        said += [f"{opening}: {', '.join(shown)}"] if names else []
     opening = f"As it is, the detector {study.detector} flags {base.text} of attacked tune images ({base.interval}) at {percent(alpha, 2)}"
     seeds = (
         "How much the luck of a seed moves it was not measured."
         if luck is None
         else f"Other seeds alone moved it by up to {100 * luck:.1f} points, so of less than that nothing is said."
     )
-    return f"{opening}, the mean over the attacks of the fit. With one thing changed: {'; '.join(said)}. {seeds}"
+    return f"{opening}, the mean over the attacks of the fit. With one thing changed, in points: it {'; '.join(said)}. {seeds}"
 
 
 def ablation_rows(study: AblationStudy) -> list[dict[str, Any]]:
@@ -86,15 +86,19 @@ def points(apart: Rate | None) -> str:
     """A difference of shares, in points, with its interval where there is one."""
     if apart is None:
         return "–"
-    value, *ends = (None if end is None else f"{100 * end:+.1f}".replace("-", "−") for end in (apart.value, apart.low, apart.high))
-    return f"{value} points" if None in ends else f"{value} points, {ends[0]} to {ends[1]}"
+    ends = "" if apart.low is None or apart.high is None else f", {_signed(apart.low)} to {_signed(apart.high)}"
+    return f"{_signed(apart.value)} points{ends}"
+
+
+def _signed(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")
 
 
 def _judged(apart: Rate | None, luck: float) -> str:
     if apart is None or abs(apart.value) <= luck:
         return "open"
     low, high = (apart.value if end is None else end for end in (apart.low, apart.high))  # no resample differs from it
-    return "worse" if high < 0 else "better" if low > 0 else "open"
+    return "less" if high < 0 else "more" if low > 0 else "open"
 
 
 def _spoken(name: str) -> str:

@@ -95,9 +95,8 @@ def test_what_is_said_follows_from_the_intervals() -> None:
     study = fake.ablation_study()
     said = ablation_sentence(study, 0.05)
     assert "flags 80 % of attacked tune images (78 to 82 %) at 5 %" in said.replace("\N{NO-BREAK SPACE}", " ")
-    assert "it is worse with linear (−20.0 points, −22.0 to −18.0)" in said
-    assert "it is better with half the draw (+5.0 points, +3.0 to +7.0)" in said
-    assert "nothing can be told of other seeds" in said and "refused" not in said
+    assert "in points: it detects less: linear (−20.0); detects more: half the draw (+5.0); nothing can be told of: other seeds." in said
+    assert "refused" not in said
     assert "Other seeds alone moved it by up to 1.0 points, so of less than that nothing is said" in said
     assert "No variant" in ablation_sentence(replace(study, metrics={}), 0.05)
 
@@ -106,7 +105,7 @@ def test_of_less_than_other_seeds_move_nothing_is_said() -> None:
     study = fake.ablation_study()
     moved = {**study.metrics, "other_seeds.fitted_change": -0.06}
     said = ablation_sentence(replace(study, metrics=moved), 0.05)
-    assert "it is worse with linear" in said and "better" not in said and "told of other seeds, half the draw" in said
+    assert "it detects less: linear" in said and "more:" not in said and "told of: other seeds, half the draw" in said
     without = replace(study, changes={name: of for name, of in study.changes.items() if name != "other_seeds"})
     assert "How much the luck of a seed moves it was not measured." in ablation_sentence(without, 0.05)
 
@@ -114,7 +113,7 @@ def test_of_less_than_other_seeds_move_nothing_is_said() -> None:
 def test_a_change_that_no_resample_alters_is_no_doubt() -> None:
     study = fake.ablation_study()
     certain = {**study.metrics, "linear.fitted_change": -0.8, "linear.fitted_change_low": None, "linear.fitted_change_high": None}
-    assert "it is worse with linear (−80.0 points)" in ablation_sentence(replace(study, metrics=certain), 0.05)
+    assert "it detects less: linear (−80.0)" in ablation_sentence(replace(study, metrics=certain), 0.05)
 
 
 def test_rows_begin_with_the_detector_as_it_is_and_leave_out_what_could_not_be_made() -> None:
