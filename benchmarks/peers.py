@@ -7,18 +7,22 @@ peer is given float images in [0, 1] and the classifier as it is after loading.
 from collections.abc import Callable
 from typing import Any
 
-import foolbox
 import numpy as np
 import torch
-import torchattacks
-from art.attacks import evasion
-from art.estimators.classification import PyTorchClassifier
 from budget import FIXED_CONSTANT, Attack, Attacks, Budget
-from pyautoattack import AutoAttack
-from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from pyautoattack.fab_pt import FABAttack_PT
-from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
+
+try:
+    import foolbox
+    import torchattacks
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+    from pyautoattack import AutoAttack
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+    from pyautoattack.fab_pt import FABAttack_PT
+    from pyautoattack.square import SquareAttack
+except ModuleNotFoundError as error:
+    raise SystemExit(f"The peers are not installed here (no {error.name}): `make peers`, then .peers/bin/python.") from error
 
 
 def peers(model: nn.Module, example: Tensor, classes: int, budget: Budget) -> dict[str, Attacks]:

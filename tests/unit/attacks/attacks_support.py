@@ -1,6 +1,7 @@
 """What the attack tests share: small models, real images, a row of the families' table and the guarantees of every row."""
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -159,7 +160,7 @@ def check_flags(result: AttackedImages, logits_fn: Callable[[Tensor], Tensor], i
 def check_guarantees(case: Case, eight_bit: bool) -> AttackedImages:
     """Everything that is promised of every attack, on real images."""
     data = digits()
-    before = {name: value.clone() for name, value in data.model.state_dict().items()}
+    before, states = {name: value.clone() for name, value in data.model.state_dict().items()}, global_states()
     advanced: list[int] = []
     result = run(
         data.model, data.images, data.labels, case.options, name=case.name, ids=data.ids, eight_bit=eight_bit, advance=advanced.append
@@ -175,9 +176,15 @@ def check_guarantees(case: Case, eight_bit: bool) -> AttackedImages:
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None and parameter.requires_grad for parameter in data.model.parameters())
     assert not any(module.training for module in data.model.modules())
+    assert global_states() == states, "draws come from the ImageRandom that an attack is given"
     again = run(data.model, data.images, data.labels, case.options, name=case.name, ids=data.ids, eight_bit=eight_bit)
     np.testing.assert_array_equal(again.images, result.images)
     return result
+
+
+def global_states() -> tuple[bytes, bytes, object]:
+    """Of the generators that nothing may draw from: torch's, NumPy's and Python's."""
+    return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), random.getstate()  # type: ignore[index, union-attr]
 
 
 def flat_model(classes: int) -> Callable[[Tensor], Tensor]:

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from attacks_support import Case, check_guarantees, linear, run
+import torch
+from attacks_support import Case, check_guarantees, digits, linear, run
 
 from pipeline.attacks.base import EPSILON
 from pipeline.attacks.registry import families, family, family_names, parse_options
@@ -101,6 +102,18 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_family_keeps_every_promise(case: Case, eight_bit: bool) -> None:
     check_guarantees(case, eight_bit)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_image_s_result_hangs_on_nothing_but_seed_attack_and_id(case: Case) -> None:
+    """In another order and in other batches it is the same, of a model in float64, whose logits hang on no batch either."""
+    rng, images, ids = np.random.default_rng(0), digits().images[:7], digits().ids[:7]
+    model = linear(rng.normal(size=(10, images[0].size)), np.zeros(10))
+    labels = model(torch.from_numpy(images / 255)).argmax(1).numpy()
+    whole, order = run(model, images, labels, case.options, name=case.name, ids=ids), rng.permutation(len(ids))
+    other = run(model, images[order], labels[order], case.options, name=case.name, ids=[ids[row] for row in order], batch_size=3)
+    for field in ("images", "predicted", "success", "target", "steps"):
+        np.testing.assert_array_equal(getattr(other, field), getattr(whole, field)[order], err_msg=field)
 
 
 def test_every_family_has_a_row() -> None:
