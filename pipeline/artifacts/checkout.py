@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-LOCK = Path("dvc.lock")
+LOCK, PARAMS = Path("dvc.lock"), Path("params.yaml")
 
 
 def commit() -> str:
@@ -12,14 +12,15 @@ def commit() -> str:
 
 
 def dirty(*besides: Path) -> bool:
-    """Whether tracked files differ from the commit; ``dvc.lock``, which the run itself rewrites, is left out.
+    """Whether tracked files differ from the commit; ``dvc.lock``, which the run itself rewrites, and the params file, which is told by what
+    it says, are left out.
 
     Args:
         besides: further files or folders to leave out; those outside of the current folder are no matter.
     """
     here = Path.cwd()
     inside = [path.resolve().relative_to(here) for path in besides if path.resolve().is_relative_to(here)]
-    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in (LOCK, *inside))))
+    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in (LOCK, PARAMS, *inside))))
 
 
 def _git(*arguments: str) -> str:

@@ -18,7 +18,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, Percent
 
 from pipeline.errors import WhorlError
 from pipeline.evaluation.metrics import percent as level
-from pipeline.evaluation.plotting import ATTACKED, CLEAN, DASHES, GRID, INK, MARKERS, MUTED, PAPER, SERIES, UNIT, canvas, percent, style
+from pipeline.evaluation.plotting import ATTACKED, CLEAN, GRID, INK, MARKERS, MUTED, PAPER, SERIES, UNIT, canvas, percent, style
+from pipeline.evaluation.strokes import dash
 
 _POINTS = 400
 """A curve is drawn through at most about this many points, however many images stand behind it."""
@@ -119,7 +120,7 @@ def roc_figure(scores: pa.Table, detector: str, alphas: Sequence[float]) -> Figu
 
 
 def _stroke(i: int) -> dict[str, Any]:
-    return {"color": SERIES[i % len(SERIES)], "linestyle": DASHES[i % len(DASHES)]}
+    return {"color": SERIES[i % len(SERIES)], "linestyle": dash(i)}
 
 
 def _steps(heights: Floats, left: float) -> tuple[Floats, Floats]:

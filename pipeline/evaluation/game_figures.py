@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pipeline.evaluation.game_verdict import Size, size_of
-from pipeline.evaluation.plotting import DASHES, MARKERS, MUTED, SERIES, UNIT, canvas, percent, style
+from pipeline.evaluation.plotting import MARKERS, MUTED, SERIES, UNIT, canvas, percent, style
+from pipeline.evaluation.strokes import dash
 
 Row = Mapping[str, Any]
 Line = tuple[str, list[tuple[int, Row]]]
@@ -34,8 +35,10 @@ def frontier(rows: Iterable[Row], attacks: Sequence[str], own: Size, alpha: floa
         panels = list(figure.subplots(deep, columns, sharey=True, squeeze=False).flat)
         for ax in panels[len(attacks) :]:
             ax.set_axis_off()
-        for ax, attack in zip(panels, attacks, strict=False):
-            _panel(ax, attack, lines(cells, attack, own), alpha)
+        drawn = {attack: lines(cells, attack, own) for attack in attacks}
+        ticks = sorted({looks for found in drawn.values() for _, points in found for looks, _ in points})
+        for ax, (attack, found) in zip(panels, drawn.items(), strict=False):
+            _panel(ax, attack, found, alpha, ticks)
         for place, ax in enumerate(panels[: len(attacks)]):
             if place + columns >= len(attacks):
                 ax.set_xlabel("looks at a local copy before sending")
@@ -71,20 +74,24 @@ def _line(rows: Sequence[Row], defender: str, size: Size, knowledge: str) -> lis
     return sorted(met.items())
 
 
-def _panel(ax: Axes, attack: str, drawn: Sequence[Line], alpha: float) -> None:
-    ticks = sorted({looks for _, points in drawn for looks, _ in points})
+def _panel(ax: Axes, attack: str, drawn: Sequence[Line], alpha: float, ticks: Sequence[int]) -> None:
     for number, (label, points) in enumerate(drawn):
         x = np.array([_place(looks) for looks, _ in points])
         y = [row["detected"] for _, row in points]
         if not number and len(x) == 2 and points[1][0] == 1 and ticks:  # what one look at the very draw let through no further one stops
             x, y = np.append(x, _place(ticks[-1])), [*y, y[1]]
-        look: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)]}
+        look: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "linestyle": dash(number)}
         ax.plot(x, y, marker=MARKERS[number % len(MARKERS)], markersize=4, label=label, clip_on=False, **look)
         low, high = ([row[f"detected_{end}"] for _, row in points] for end in ("low", "high"))
         if len(x) == len(low) and None not in (*low, *high):
             ax.fill_between(x, low, high, color=look["color"], alpha=0.10, linewidth=0)
     ax.axhline(alpha, color=MUTED, linewidth=0.9, linestyle=":", label=f"no better than for clean images: {percent(alpha)}")
     ax.set_title(attack)
+    guards = drawn[1][1] if len(drawn) > 1 else []  # the guard's own size is the first of the fresh draws
+    if guards and guards[-1][0] < ticks[-1]:
+        most = next(looks for looks in ticks if looks > guards[-1][0])
+        said = f"less than one image passes\n{most} look{'s' * (most > 1)} at the guard"
+        ax.text(0.97, 0.5, said, transform=ax.transAxes, ha="right", va="center", fontsize=8.5, color=MUTED)
     ax.set_xticks([_place(looks) for looks in ticks], ["none", *map(str, ticks[1:])] if ticks and not ticks[0] else map(str, ticks))
     ax.set_ylim(0, 1.02)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=UNIT))

@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pipeline.evaluation.hardening_study import HardeningStudy
-from pipeline.evaluation.plotting import DASHES, MARKERS, SERIES, UNIT, canvas, style
+from pipeline.evaluation.plotting import MARKERS, SERIES, UNIT, canvas, style
+from pipeline.evaluation.strokes import dash
 
 
 def hardening_figure(study: HardeningStudy) -> Figure:
@@ -41,7 +42,7 @@ def _line(ax: Axes, study: HardeningStudy, name: str, measure: str, place: int) 
         yerr=np.maximum([values - low, high - values], 0.0),
         color=SERIES[place % len(SERIES)],
         marker=MARKERS[place % len(MARKERS)],
-        linestyle=DASHES[place % len(DASHES)],
+        linestyle=dash(place),
         capsize=2.5,
         elinewidth=1.1,
         label=name,

@@ -10,7 +10,11 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from pipeline.evaluation.pareto import COST, DETECTION, OBJECTIVES
 from pipeline.evaluation.plotting import ATTACKED, CLEAN, INK, MUTED, UNIT, canvas, style
 
-TITLES = {"fitted": "Attacks of the fit", "unseen": "A family left out of the fit", "after_looks": "Attackers who looked first"}
+TITLES = {
+    "fitted": "Attacks of the fit",
+    "unseen": "A family left out of the fit",
+    "after_looks": "Attackers who looked first (100 % where nothing is sent)",
+}
 
 
 def pareto_figure(numbers: Sequence[int], values: npt.NDArray[np.float64], best: set[int], chosen: int) -> Figure:

@@ -33,6 +33,8 @@ from pipeline.evaluation.game_figures import frontier
 from pipeline.evaluation.hardening_figure import hardening_figure
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.plotting import ROLES, percent
+from pipeline.evaluation.randomness import randomness
+from pipeline.evaluation.randomness_figure import randomness_figure
 from pipeline.evaluation.report_inputs import GalleryItem, ReportInputs
 from pipeline.evaluation.report_rows import (
     ablation_part,
@@ -101,8 +103,10 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
 
 def _game(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
     picture = frontier(inputs.game.cells, attacks, inputs.game.own, inputs.alpha)
+    spread = randomness_figure(randomness(inputs.game.cells, attacks, inputs.game.looks), inputs.game.own, inputs.game.looks)
     return {
         **game_rows(inputs, attacks),
+        "randomness": _inline(spread, "randomness", "Disagreement of draws against detection, and against what is accepted"),
         "figure": _inline(picture, "frontier", "Detection against looks at a local copy, one line a defender"),
     }
 

@@ -14,6 +14,7 @@ from pipeline.evaluation.report_inputs import GameInputs, ReportInputs
 from pipeline.evaluation.studies import (
     PromiseStudy,
     TransferStudy,
+    changed_sentence,
     corruption_rows,
     promise_rows,
     promise_sentence,
@@ -180,6 +181,7 @@ def promise_section(study: PromiseStudy, inputs: ReportInputs, attacks: Sequence
     return {
         "study": study,
         "sentence": promise_sentence(study, inputs.alpha),
+        "changed": changed_sentence(study, inputs.alpha),
         "groups": promise_rows(study, alphas, inputs.class_names),
         "attacks": redrawn_attacks(study, attacks, alphas),
         "corruptions": corruption_rows(study, alphas),

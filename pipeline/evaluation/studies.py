@@ -102,6 +102,16 @@ def promise_sentence(study: PromiseStudy, alpha: float) -> str:
     )
 
 
+def changed_sentence(study: PromiseStudy, alpha: float) -> str:
+    """What becomes of clean images that somebody changed a little, the one flagged most first; empty where none was looked at."""
+    rows = [(row["name"], row["cells"][0][1]) for row in corruption_rows(study, [alpha]) if row["name"] != NONE]
+    found = sorted(((name, value) for name, value in rows if value is not None), key=lambda pair: -pair[1].value)
+    if not found:
+        return ""
+    said = ", ".join(f"{value.text} ({value.interval}) with {name}" for name, value in found)
+    return f"The promise is for clean images like those it was calibrated on. Changed a little, they are flagged at these rates: {said}."
+
+
 def promise_rows(study: PromiseStudy, alphas: Sequence[float], class_names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for all clean images, and one a calibration group."""
     metrics = study.metrics

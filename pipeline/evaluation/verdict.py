@@ -135,7 +135,7 @@ def _detection(measured: Sequence[tuple[str, Rate]], detector: str, alpha: float
     if len(measured) == 1:
         return [f"{opening}."]
     attack, worst = measured[0]
-    return [f"{opening}, but {worst.text} ({worst.interval}) of those that {attack} did: that is the weakest point known."]
+    return [f"{opening}, but {worst.text} ({worst.interval}) of those that {attack} did: the weakest of these attacks."]
 
 
 def _undefined(attacks: Sequence[str], alpha: float) -> list[str]:

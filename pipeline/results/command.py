@@ -18,7 +18,7 @@ from pipeline.params.root import load_params
 from pipeline.results.run import checked_folder, require_run, run_facts
 from pipeline.results.study import ablation_inputs, find_study
 
-FIGURES = ("ablation", "detection", "frontier", "hardening", "promise", "roc", "scores", "transfer")
+FIGURES = ("ablation", "detection", "frontier", "hardening", "promise", "randomness", "roc", "scores", "transfer")
 """The run's figures that a page shows."""
 SEARCHED = ("trials.csv", "pareto.png")
 """Files that there are of a search alone."""

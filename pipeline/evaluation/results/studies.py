@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.ablation_study import AblationStudy, points
-from pipeline.evaluation.game_verdict import size_of
 from pipeline.evaluation.hardening_study import MEASURES, HardeningStudy
 from pipeline.evaluation.plotting import percent
+from pipeline.evaluation.randomness import randomness
 from pipeline.evaluation.report_inputs import GameInputs, ReportInputs
 from pipeline.evaluation.report_rows import ablation_part, game_rows, hardening_section, promise_section, transfer_section
 from pipeline.evaluation.results.markdown import NONE, area, number, share, table
@@ -135,27 +135,15 @@ def game_tables(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
 
 
 def randomness_rows(game: GameInputs, attacks: Sequence[str]) -> list[tuple[str, ...]]:
-    """Of each attack and each size of fresh draws what it detects, how far its draws disagree, and what is left after the looks.
-
-    Two draws disagree on an image that a share c of all draws flags with a chance of 2 c (1 - c). Of images that passed one look a
-    share E[c (1 - c)] / E[1 - c] is detected, so the mean follows from the cells.
-    """
-    cells = {
-        (row["attack"], size_of(row), row["budget"] if row["attacker"] == "filter" else 0): row
-        for row in game.cells
-        if row["defender"] == "fresh" and (row["attacker"], row["knowledge"]) in (("plain", "nothing"), ("filter", "bank"))
-    }
-    rows = []
-    for (attack, size, budget), plain in cells.items():
-        if budget or attack not in attacks:
-            continue
-        once, looked = (cells.get((attack, size, looks), {}) for looks in (1, game.looks))
-        detected, again = plain["detected"], once.get("detected")
-        apart = None if detected is None or again is None else 2 * again * (1 - detected)
-        after = looked["detected"] if looked.get("sent", 0) >= 1 else None
-        figures = (NONE if value is None else percent(value) for value in (detected, apart, after, looked.get("accepted")))
-        rows.append((attack, *map(str, size), *figures))
-    return sorted(rows, key=lambda row: (attacks.index(row[0]), *(-int(value) for value in row[1:4])))
+    """Of each attack and each size of fresh draws what it detects, how far its draws disagree, and what is left after the looks."""
+    return [
+        (
+            one.attack,
+            *map(str, one.size),
+            *(NONE if value is None else percent(value) for value in (one.detected, one.disagreement, one.after_looks, one.accepted)),
+        )
+        for one in randomness(game.cells, attacks, game.looks)
+    ]
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -7,10 +7,13 @@ import pytest
 from pipeline.evaluation.card import render_card
 from pipeline.evaluation.figures import to_png, to_svg
 from pipeline.evaluation.game_figures import frontier, lines
-from pipeline.evaluation.game_verdict import headline, paragraph, summary
-from pipeline.evaluation.plotting import percent
+from pipeline.evaluation.game_verdict import headline, paragraph, size_of, summary
+from pipeline.evaluation.plotting import SERIES, percent
+from pipeline.evaluation.randomness import randomness
+from pipeline.evaluation.randomness_figure import randomness_figure
 from pipeline.evaluation.report import render_report
 from pipeline.evaluation.report_rows import game_says, sent_figures
+from pipeline.evaluation.strokes import dash
 
 CELLS = fake.game_cells()
 ATTACKS = list(fake.SHIFTS)
@@ -187,3 +190,34 @@ def test_only_the_fixed_draw_s_line_goes_on_beyond_its_last_point() -> None:
     fixed, own = figure.axes[ATTACKS.index("fgsm")].lines[:2]
     assert len(fixed.get_xdata()) == 3 and fixed.get_ydata()[-1] == fixed.get_ydata()[-2]
     assert len(own.get_xdata()) == 2
+
+
+def test_disagreement_of_draws_is_a_picture_with_a_point_an_attack_and_a_colour_a_size() -> None:
+    found = randomness(CELLS, ATTACKS, 8)
+    sizes = {one.size for one in found}
+    figure = randomness_figure(found, fake.OWN, 8)
+    plain, looked = figure.axes
+    for ax, measure in ((plain, "detected"), (looked, "accepted")):
+        points = {(x, y) for line in ax.lines for x, y in zip(*line.get_data(), strict=True)}
+        assert points == {(one.disagreement, getattr(one, measure)) for one in found} and len(ax.lines) == len(sizes)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0].endswith("(the guard's)") and len(labels) == len(sizes)
+    assert to_png(randomness_figure([], fake.OWN, 8))[:4] == b"\x89PNG"
+
+
+def test_a_panel_says_from_which_look_on_nothing_is_sent() -> None:
+    cells, wanted = with_few_sent("fgsm", 8, 64), []
+    figure = frontier(cells, ATTACKS, fake.OWN, 0.05)
+    shown = max(looks for attack in ATTACKS for _, points in lines(cells, attack, fake.OWN) for looks, _ in points)
+    for attack in ATTACKS:
+        mine = [cell for cell in cells if cell["attack"] == attack and size_of(cell) == fake.OWN and cell["defender"] == "fresh"]
+        few = sorted(cell["budget"] for cell in mine if (cell["attacker"], cell["knowledge"]) == ("filter", "bank") and cell["sent"] < 1)
+        few = [looks for looks in few if looks <= shown]
+        wanted.append([f"less than one image passes\n{few[0]} looks at the guard"] if few else [])
+    panels = figure.axes[: len(ATTACKS)]
+    assert [[text.get_text() for text in ax.texts] for ax in panels] == wanted and wanted[ATTACKS.index("fgsm")] and [] in wanted
+    assert len({tuple(ax.get_xticks()) for ax in panels}) == 1
+
+
+def test_no_two_of_many_lines_look_the_same() -> None:
+    assert len({(SERIES[place % len(SERIES)], dash(place)) for place in range(32)}) == 32

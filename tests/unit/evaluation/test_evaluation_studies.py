@@ -10,7 +10,7 @@ from pipeline.evaluation.figures import to_png, to_svg
 from pipeline.evaluation.hardening_figure import hardening_figure
 from pipeline.evaluation.hardening_study import hardening_rounds, hardening_sentence
 from pipeline.evaluation.report import render_report
-from pipeline.evaluation.studies import promise_rows, promise_sentence, transfer_rows, transfer_sentence
+from pipeline.evaluation.studies import changed_sentence, corruption_rows, promise_rows, promise_sentence, transfer_rows, transfer_sentence
 from pipeline.evaluation.study_figures import promise_figure, transfer_heatmap
 from pipeline.evaluation.transfer import fit_sets, left_out, unseen
 
@@ -70,6 +70,17 @@ def test_a_kept_and_a_broken_promise_are_told_apart(at_five: float, said: str, k
     assert {row["cells"][1][2] for row in rows} == {kept}
     page = _page(redrawn=study)
     assert said in page and ("<strong>no</strong>" in page) == (kept == 0)
+
+
+def test_what_becomes_of_changed_clean_images_is_said_worst_first_and_at_the_top() -> None:
+    study = fake.promise_study()
+    said = changed_sentence(study, 0.05)
+    rates = {row["name"]: row["cells"][0][1].value for row in corruption_rows(study, [0.05]) if row["name"] != "none"}
+    order = sorted(rates, key=lambda name: -rates[name])
+    assert [said.index(name) for name in order] == sorted(said.index(name) for name in order)
+    page = _page(redrawn=study)
+    assert page.index("Changed a little, they are flagged") < page.index('id="run"')
+    assert changed_sentence(replace(study, metrics={}), 0.05) == ""
 
 
 def test_the_report_holds_every_section_or_none() -> None:

@@ -1,0 +1,57 @@
+"""What randomness is worth as a picture: how far a defender's draws disagree, beside what it detects."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from pipeline.evaluation.game_verdict import Size
+from pipeline.evaluation.plotting import MARKERS, SERIES, UNIT, canvas, style
+from pipeline.evaluation.randomness import Randomness
+
+
+def randomness_figure(found: Sequence[Randomness], own: Size, looks: int) -> Figure:
+    """Disagreement of two draws against detection, an attack a point and a size of fresh draws a colour: as sent, and after looks.
+
+    Args:
+        found: of every attack and size.
+        own: the size of the guard's own detector.
+        looks: at a copy of the guard, before an image is sent.
+    """
+    with style():
+        figure = canvas(4.6, width=7.2)
+        plain, looked = figure.subplots(1, 2)
+        plain.set_title("the attacker knows nothing")
+        looked.set_title(f"the attacker looked {looks} times at a copy")
+        plain.set_ylabel("detected, of what is sent")
+        looked.set_ylabel("accepted, of the images tried")
+        for place, size in enumerate(sorted({one.size for one in found}, key=lambda size: (size != own, size))):
+            mine = [one for one in found if one.size == size]
+            m, t, bank = size
+            label = f"m = {m}, T = {t}" + ("" if bank == own[2] else f", bank of {bank}") + (" (the guard's)" if size == own else "")
+            _points(plain, [(one.disagreement, one.detected) for one in mine], place, label)
+            _points(looked, [(one.disagreement, one.accepted) for one in mine], place, label)
+        for ax in (plain, looked):
+            ax.set_xlabel("two draws disagree, of the images attacked")
+            ax.set_xlim(left=0)
+            ax.set_ylim(bottom=0)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=UNIT))
+        figure.legend(*plain.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _points(ax: Axes, pairs: Sequence[tuple[float | None, float | None]], place: int, label: str) -> None:
+    known = [(x, y) for x, y in pairs if x is not None and y is not None]
+    ax.plot(
+        [x for x, _ in known],
+        [y for _, y in known],
+        color=SERIES[place % len(SERIES)],
+        marker=MARKERS[place % len(MARKERS)],
+        linestyle="none",
+        markersize=5.5,
+        alpha=0.85,
+        label=label,
+        clip_on=False,
+    )
