@@ -22,8 +22,8 @@ def randomness_figure(found: Sequence[Randomness], own: Size, looks: int) -> Fig
     with style():
         figure = canvas(4.6, width=7.2)
         plain, looked = figure.subplots(1, 2)
-        plain.set_title("the attacker knows nothing")
-        looked.set_title(f"the attacker looked {looks} times at a copy")
+        plain.set_title("no look")
+        looked.set_title(f"{looks} looks at a copy first")
         plain.set_ylabel("detected, of what is sent")
         looked.set_ylabel("accepted, of the images tried")
         for place, size in enumerate(sorted({one.size for one in found}, key=lambda size: (size != own, size))):

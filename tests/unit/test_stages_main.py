@@ -36,7 +36,7 @@ def test_what_is_no_stage_is_a_sentence_that_lists_them(arguments: tuple[str, ..
     (line,) = done.stderr.splitlines()
     assert line.startswith("whorl: ") and said in line and "expected" in line
     stages = {path.stem for path in (PROJECT / "stages").glob("*.py") if not path.stem.startswith("_")}
-    assert len(stages) == 13 and all(stage in line for stage in stages)
+    assert len(stages) == 14 and all(stage in line for stage in stages)
 
 
 @pytest.mark.parametrize("arguments", [["-m", "stages"], ["-m", "stages", "nosuch"]])
