@@ -127,18 +127,6 @@ def test_hardening_starts_from_the_detector_itself_and_measures_every_round(fini
     assert all(0 < hardened[f"round{number}.clean.flagged"] < 0.2 for number in set(rows["round"]))
 
 
-def test_the_ablation_measures_every_variant_beside_the_detector_as_it_is(finished: Chain) -> None:
-    metrics, rows = (
-        _json(finished, "reports/metrics/ablation.json"),
-        pq.read_table(finished.artifacts / "reports/ablation.parquet").to_pandas(),
-    )
-    assert not _json(finished, "records/ablation.json")["notes"]
-    assert set(rows["variant"]) == {key.split(".")[0] for key in metrics} == {"unchanged", "independent"}
-    assert set(rows[rows["fit"] == "unseen"]["attack"]) == {"pgd"} and rows["flagged"].between(0, 1).all()
-    means = rows[rows["attack"] != "clean"].groupby(["variant", "fit", "attack"])["flagged"].mean().groupby(["variant", "fit"]).mean()
-    assert all(metrics[f"{variant}.{fit}"] == pytest.approx(value) for (variant, fit), value in means.items())
-
-
 def test_stored_attacks_keep_their_bound_and_their_flags(finished: Chain) -> None:
     from safetensors.numpy import load_file
 

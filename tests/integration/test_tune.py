@@ -8,6 +8,7 @@ import subprocess
 import time
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from integration_support import SMALL, Chain
 
@@ -17,6 +18,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 STUDY = paths.study("fingerprints")
 DETECTOR = {**SMALL["detectors"]["joint"], "draw": 12, "committees": 40, "directions": 4, "pooling": 0.5}
 CHANGES: dict[str, Any] = {
+    "ablation.held_out": "pgd",
+    "ablation.draws": 10,
+    "ablation.variants": {"independent": {"detector.shrinkage": 1.0}},
     "detectors": {**SMALL["detectors"], "joint": DETECTOR},
     "fingerprints.k": 4,
     "tune.trials": 5,
@@ -32,10 +36,19 @@ CHANGES: dict[str, Any] = {
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """A chain as far as its activations, and a study with which nobody interfered."""
     chain = Chain.copy(tmp_path_factory.mktemp("tune"), {**SMALL, **CHANGES})
-    chain.repro("activations")
+    chain.repro("ablation")
     said = chain.run("whorl", "tune", "fingerprints").stdout
     assert "Pareto front" in said and "whorl tune apply" in said
     return chain
+
+
+def test_the_ablation_measures_every_variant_beside_the_detector_as_it_is(undisturbed: Chain) -> None:
+    reports = undisturbed.artifacts / "reports"
+    metrics, rows = json.loads((reports / "metrics/ablation.json").read_text()), pq.read_table(reports / "ablation.parquet").to_pandas()
+    assert set(rows["variant"]) == {key.split(".")[0] for key in metrics} == {"unchanged", "independent"}
+    assert set(rows[rows["fit"] == "unseen"]["attack"]) == {"pgd"} and rows["flagged"].between(0, 1).all()
+    means = rows[rows["attack"] != "clean"].groupby(["variant", "fit", "attack"])["flagged"].mean().groupby(["variant", "fit"]).mean()
+    assert all(metrics[f"{variant}.{fit}"] == pytest.approx(value) for (variant, fit), value in means.items())
 
 
 def test_a_search_that_is_killed_goes_on_to_the_same_bytes(undisturbed: Chain, tmp_path_factory: pytest.TempPathFactory) -> None:
