@@ -1,5 +1,6 @@
 """A committee detector with one thing changed at a time: what each change does on ``tune``, by designs fitted anew on ``fit``."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ def measured(params: Params, run: StageRun) -> tuple[list[pa.Table], dict[str, f
                 break
         store.keep(task.signature for task in tasks)
     metrics: dict[str, float | None] = {}
-    for name, rows in done.items():
-        metrics |= figures(name, rows, done[UNCHANGED], params.evaluation)
+    found = {name: shares(rows) for name, rows in done.items()}
+    for name in done:
+        metrics |= figures(name, found[name], found[UNCHANGED], params.evaluation)
         metrics[f"{name}.cost"] = float(inspection_cost(designs[name]))
     return [rows.add_column(0, NAME, pa.array([name] * len(rows), pa.string())) for name, rows in done.items()], metrics
 
@@ -143,13 +145,15 @@ def row_table(fit: str, source: str, ids: list[str], images: Drawn, clean: Drawn
     return pa.table({**same, "flagged": flags.mean(axis=(0, 1)), "sent": sent, "caught": caught}, schema=ROWS)
 
 
-def figures(name: str, rows: pa.Table, base: pa.Table, params: EvaluationParams) -> dict[str, float | None]:
-    """Every share of a variant, and what its change did to it, flat: means over attacks."""
+def figures(
+    name: str, mine: Mapping[str, Mapping[str, Shares]], base: Mapping[str, Mapping[str, Shares]], params: EvaluationParams
+) -> dict[str, float | None]:
+    """Every share of a variant (see ``shares``), and what its change did to it, flat: means over attacks."""
     flat: dict[str, float | None] = {}
-    for measure, now in shares(rows).items():
+    for measure, now in mine.items():
         flat |= mean_share(now, params).named(f"{name}.{measure}")
         if name != UNCHANGED:
-            flat |= change_of_share(now, shares(base)[measure], params).named(f"{name}.{measure}_change")
+            flat |= change_of_share(now, base[measure], params).named(f"{name}.{measure}_change")
     return flat
 
 
