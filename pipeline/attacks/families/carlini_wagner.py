@@ -18,6 +18,9 @@ Where this is not the authors' program:
   last one brought: a nearer success, or, where it had none, another loss, by 5 %. If nothing, its next search step begins,
   and no example waits for another. The last search step is taken whole: it has the best c, and a change that has become
   small goes on becoming smaller.
+- In the last of several search steps the learning rate falls to 0 along half a cosine (Loshchilov, Hutter, ICLR 2017, equation 5):
+  with a c that the search has settled, Adam's full steps only go round the nearest success. A single c has not been settled: its one
+  search step keeps the learning rate, or it would stop on its way back from Adam's first overshoot.
 
 Guarantees: in [0, 1]; a returned image reached the confidence, by the logits that the model gave for it, and is the
 nearest (L2, pixel units, before any rounding) of those that did; an example without any returns its input. One forward
@@ -58,7 +61,7 @@ class Options(AttackOptions):
     confidence: Annotated[float, Field(ge=0)]
     """By how much, in logits, the class asked for must be ahead (the paper's kappa)."""
     learning_rate: Annotated[float, Field(gt=0)]
-    """Adam's, in units of w (the authors': 0.01)."""
+    """Adam's, in units of w (the authors': 0.01); in the last of several search steps, its first."""
     steps: Positive
     """The most steps in one search step."""
     search_steps: Positive
@@ -193,7 +196,7 @@ def _step(logits_fn: LogitFn, active: _Active, finished: Finished, options: Opti
     loss = squared + active.const * (gap.clamp_min(-options.confidence) + options.confidence)
     _judge(active, current, squared.sqrt(), finished(logits, active.rows) & (gap <= -options.confidence), loss)
     # The slope is of minus the weighed gap; d x' / d w = (1 - tanh(w)^2) / 2 = 2 x' (1 - x').
-    _adam(active, (2 * moved - slope) * 2 * current * (1 - current), options.learning_rate)
+    _adam(active, (2 * moved - slope) * 2 * current * (1 - current), _learning_rate(active, options))
     return slope.isfinite().all()
 
 
@@ -223,14 +226,20 @@ def _judge(active: _Active, current: Tensor, distance: Tensor, success: Tensor, 
     active.lowest = torch.minimum(active.lowest, loss.to(active.lowest.dtype))
 
 
-def _adam(active: _Active, slope: Tensor, learning_rate: float) -> None:
-    """One step of Adam, where each example counts its own."""
+def _learning_rate(active: _Active, options: Options) -> Tensor:
+    """Of the next step, (M,): it falls where the search is at the last of its several steps."""
+    settled = (active.search_step == options.search_steps - 1) & (options.search_steps > 1)
+    return options.learning_rate * torch.where(settled, (1 + torch.cos(math.pi * active.age.to(active.w.dtype) / options.steps)) / 2, 1.0)
+
+
+def _adam(active: _Active, slope: Tensor, learning_rate: Tensor) -> None:
+    """One step of Adam, where each example counts its own; ``learning_rate`` is (M,)."""
     first, second = _BETAS
     active.age = active.age + 1
     active.mean = torch.lerp(slope, active.mean, first)
     active.square = torch.lerp(slope.square(), active.square, second)
     mean_share, square_share = ((1 - beta ** active.age.to(slope.dtype)).view(-1, 1, 1, 1) for beta in _BETAS)
-    active.w = active.w - learning_rate * (active.mean / mean_share) / ((active.square / square_share).sqrt() + _TINY)
+    active.w = active.w - learning_rate.view(-1, 1, 1, 1) * (active.mean / mean_share) / ((active.square / square_share).sqrt() + _TINY)
 
 
 def _gained(active: _Active) -> Tensor:

@@ -80,10 +80,10 @@ def gaps(values: Floats, classes: Ints, targeted: bool) -> Floats:
     return ahead if targeted else -ahead
 
 
-def by_hand(network: Network, image: Floats, goal: int, targeted: bool, kappa: float, steps: int, consts: int) -> Floats:
+def by_hand(network: Network, image: Floats, goal: int, targeted: bool, kappa: float, steps: int, const: float, consts: int) -> Floats:
     """Sections V and VI for one image, without aborting early: the nearest success, or the image."""
-    best, nearest, const, lower, upper = image, np.inf, 0.01, 0.0, np.inf
-    for _ in range(consts):
+    best, nearest, lower, upper = image, np.inf, 0.0, np.inf
+    for number in range(consts):
         w, mean, square, suffices = np.arctanh((2 * image - 1) * 0.999999), np.zeros(SIZE), np.zeros(SIZE), False
         for step in range(1, steps + 1):
             x = (np.tanh(w) + 1) / 2
@@ -101,23 +101,24 @@ def by_hand(network: Network, image: Floats, goal: int, targeted: bool, kappa: f
                 slope = slope + const * (network.jacobian(x)[up] - network.jacobian(x)[down])
             slope = slope * (1 - np.tanh(w) ** 2) / 2
             mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
-            w = w - RATE * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+            settling = (1 + np.cos(np.pi * (step - 1) / steps)) / 2 if 1 < consts == number + 1 else 1.0
+            w = w - settling * RATE * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
         lower, upper = (lower, min(upper, const)) if suffices else (max(lower, const), upper)
         const = 10 * const if np.isinf(upper) else (lower + upper) / 2
     return best
 
 
 @KINDS
-@pytest.mark.parametrize("kappa", [0.0, 0.3])
-def test_adam_and_the_search_by_hand(targeted: bool, kappa: float) -> None:
+@pytest.mark.parametrize(("kappa", "const", "consts"), [(0.0, 0.01, 5), (0.3, 0.01, 5), (0.0, 1.0, 1)])
+def test_adam_and_the_search_by_hand(targeted: bool, kappa: float, const: float, consts: int) -> None:
     network = Network(0)
     images, labels, targets = some_images(network, 12)
-    options = {"steps": 40, "search_steps": 5, "abort_early": False, "confidence": kappa}
+    options: dict[str, Any] = {"steps": 40, "search_steps": consts, "abort_early": False, "confidence": kappa, "initial_const": const}
     outcome = attack(network.logits, images, labels, targets if targeted else None, **options)
     goals = targets if targeted else labels
-    expected = [by_hand(network, image, goal, targeted, kappa, 40, 5) for image, goal in zip(images, goals, strict=True)]
+    expected = [by_hand(network, image, goal, targeted, kappa, 40, const, consts) for image, goal in zip(images, goals, strict=True)]
     np.testing.assert_allclose(outcome.images.flatten(1).numpy(), expected, atol=1e-7)
-    assert torch.all(outcome.steps == 200)
+    assert torch.all(outcome.steps == 40 * consts)
     assert sum(not np.array_equal(x, image) for x, image in zip(expected, images, strict=True)) > 6
 
 
