@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from pipeline.artifacts.guards import read_guard
-from pipeline.classifiers.activations import activations
+from pipeline.classifiers.activations import NeuronReader
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.data.decode import Unusable, decode_image
 from pipeline.detectors.base import Detector
@@ -90,6 +90,7 @@ class Guard:
         self.detector, self.calibration, self.alpha = detector, calibration, alpha
         self.class_names, self.format = class_names, format
         self._draw_key = draw_key
+        self._read = NeuronReader(classifier, pool)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", draws: DrawsKind | None = None) -> "Guard":
@@ -147,7 +148,7 @@ class Guard:
 
     def _inspect(self, pixels: Pixels) -> list[Inspection]:
         images = pixels if isinstance(pixels, torch.Tensor) else to_float(pixels)
-        logits, neurons = activations(self.classifier, images, self.pool)
+        logits, neurons = self._read(images)
         predicted = logits.argmax(1).astype(np.int64)
         probabilities = torch.from_numpy(logits).double().softmax(1).numpy()[np.arange(len(predicted)), predicted]
         scores = self.detector.scores(neurons, predicted, self._draws(pixels))
@@ -184,8 +185,10 @@ class Guard:
         if not images.is_floating_point() or images.layout != torch.strided or images.shape[1:] != self._shape:
             raise GuardError(f"images: a tensor of {images.dtype} {tuple(images.shape)}, where floats (N, {self._said}) were expected.")
         images = images.float()  # before they are compared, which the smallest types cannot be
-        if len(images) and not (images.min() >= 0 and images.max() <= 1):
-            raise GuardError(f"images: values from {images.min():g} to {images.max():g}, where [0, 1] was expected.")
+        if len(images):
+            low, high = map(float, images.aminmax())
+            if not (low >= 0 and high <= 1):
+                raise GuardError(f"images: values from {low:g} to {high:g}, where [0, 1] was expected.")
         return images
 
     def _array(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

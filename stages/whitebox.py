@@ -18,15 +18,17 @@ from pipeline.artifacts.games import CELLS, OWN, PLAYS, SURROGATE, Arena, detect
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.matches import Match, Matches, matches_of, quota
-from pipeline.artifacts.records import stage_run
+from pipeline.artifacts.records import StageRun, stage_run
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.distributed.shard_map import ShardTask, Work, shard_map
 from pipeline.evaluation.game import Play, summarise
 from pipeline.evaluation.game_verdict import Size, headline
 from pipeline.evaluation.metrics import auroc
+from pipeline.fingerprints.bank import Bank
 from pipeline.game.cells import Cell, without_the_classifier
 from pipeline.game.defenders import rebuilt, surrogate, thinned
+from pipeline.game.disjoint import disjoint, shortage
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 from pipeline.params.game import GameParams
@@ -46,11 +48,11 @@ def main() -> None:
         detectors, chances, matches = (
             ShardStore((paths.SHARDS / f"game-{name}").resolve()) for name in ("detectors", "chances", "matches")
         )
-        sizes = variants(game, own, int(read_bank(paths.BANK).sizes.max()))
+        sizes = possible(game, own, read_bank(paths.BANK), run)
         with detectors.locked(), chances.locked(), matches.locked():
             inputs = fitted(params.game.detector)
             arena = Arena(Path.cwd(), game, params.calibration.alpha, {}, detectors)
-            made = plan_detectors(sizes, own, params.fingerprints, params.selection, game.seed, inputs)
+            made = plan_detectors(sizes, own, params.fingerprints, params.selection, game, inputs)
             build = partial(shard_detector, arena, sizes, own, params.fingerprints, params.selection)
             shard_map(build, made, detectors, title="whitebox: detectors")
             arena.made.update({task.name: task.signature for task in made})
@@ -75,6 +77,16 @@ def main() -> None:
         run.log(summary)
 
 
+def possible(game: GameParams, own: CommitteeDetectorParams, bank: Bank, run: StageRun) -> dict[str, Size]:
+    """The defender's detectors that the bank allows; of disjoint parts that it does not a note says why."""
+    sizes = variants(game, own, int(bank.sizes.max()))
+    for name, given in game.disjoint.items():
+        if said := shortage(bank, given, own.committees, game.seed):
+            run.note(f"Game: the disjoint committees {name} are left out: {said}")
+            del sizes[f"disjoint-{name}"]
+    return sizes
+
+
 def variants(game: GameParams, own: CommitteeDetectorParams, largest: int) -> dict[str, Size]:
     """The defender's detectors by name, each with its size: its own, and those that differ from it in one thing.
 
@@ -86,7 +98,8 @@ def variants(game: GameParams, own: CommitteeDetectorParams, largest: int) -> di
     m, t = own.draw, own.committees
     others = [*((draw, t, largest) for draw in game.draws), *((m, committees, largest) for committees in game.committees)]
     others += [(m, t, bank) for bank in game.banks if m < bank < largest]  # a bank of m is drawn whole: nothing would be random
-    return {OWN: (m, t, largest), **{"m{}-t{}-b{}".format(*size): size for size in others if size != (m, t, largest)}}
+    found = {OWN: Size(m, t, largest), **{"m{}-t{}-b{}".format(*size): Size(*size) for size in others if size != (m, t, largest)}}
+    return found | {f"disjoint-{name}": Size(given.draw, t, largest, name) for name, given in game.disjoint.items()}
 
 
 def fitted(detector: str) -> dict[str, str]:
@@ -100,16 +113,19 @@ def plan_detectors(
     own: CommitteeDetectorParams,
     fingerprints: FingerprintParams,
     selection: SelectionParams,
-    seed: int,
+    game: GameParams,
     inputs: Mapping[str, str],
 ) -> list[ShardTask[str]]:
-    """A task a detector that the chain has not made; from ``seed`` come the surrogate's bank and the smaller banks."""
+    """A task a detector that the chain has not made; from the game's seed come the surrogate's bank, smaller banks and parts."""
     features, code = FeatureSet.open(paths.ACTIVATIONS), code_digest("whitebox")
     read = {**inputs, **features.inputs([CLEAN, *fingerprints.fit_attacks], ["fit"])}
     sections = {section.__class__.__name__: section.model_dump(mode="json") for section in (own, fingerprints, selection)}
-    known = {**sections, "seed": seed}
-    names = [*(name for name in sizes if name != OWN), SURROGATE]
-    return [ShardTask(name, signature("game-detector", code=code, params={**known, "name": name}, inputs=read), name, 1) for name in names]
+    known, tasks = {**sections, "seed": game.seed}, []
+    for name in (*(name for name in sizes if name != OWN), SURROGATE):
+        parts = sizes[name].disjoint if name in sizes else ""
+        given = {"disjoint": game.disjoint[parts].model_dump(mode="json")} if parts else {}
+        tasks.append(ShardTask(name, signature("game-detector", code=code, params={**known, **given, "name": name}, inputs=read), name, 1))
+    return tasks
 
 
 def shard_detector(
@@ -122,7 +138,10 @@ def shard_detector(
             features = arena.features
             classes, seed = len(features.class_names), arena.game.seed
             return detector_output(surrogate(arena.stream, features.layout, classes, own, fingerprints, selection, seed))
-        m, t, kept = sizes[name]
+        m, t, kept, parts = sizes[name]
+        if parts:
+            given = arena.game.disjoint[parts]
+            return detector_output(disjoint(arena.stream, arena.bank, own, fingerprints.fit_attacks, given, arena.game.seed))
         bank = thinned(arena.bank, kept, arena.game.seed, own.layer_weights)
         return detector_output(rebuilt(arena.stream, bank, own, fingerprints.fit_attacks, m, t))
 

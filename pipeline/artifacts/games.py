@@ -33,7 +33,7 @@ OWN = "own"
 SURROGATE = "surrogate"
 """The attacker's, from a bank of their own."""
 
-_WORDS, _COUNTS = ("defender", "knowledge", "attacker", "attack"), ("draw", "committees", "bank", "budget")
+_WORDS, _COUNTS = ("defender", "disjoint", "knowledge", "attacker", "attack"), ("draw", "committees", "bank", "budget")
 _CELL = [*((name, pa.string()) for name in _WORDS), *((name, pa.int64()) for name in _COUNTS)]
 _PLAYED = ("sent", "accepted", "local", "queries", "l2", "linf")
 PLAYS = pa.schema([*_CELL, ("id", pa.string()), *((name, pa.float64()) for name in _PLAYED)])

@@ -17,6 +17,7 @@ from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
 from pipeline.evaluation.ablation_study import AblationStudy
+from pipeline.evaluation.game_verdict import Size
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.redraws import seed_rates
 from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs
@@ -140,7 +141,7 @@ def _game(params: dict[str, Any], largest: int) -> GameInputs:
         cells=read_table(paths.GAME).to_pylist(),
         headline=read_json(paths.METRICS / "game.json"),
         detector=game["detector"],
-        own=(own["draw"], own["committees"], largest),
+        own=Size(own["draw"], own["committees"], largest),
         looks=game["headline"],
         epsilon=game["descend"]["epsilon"],
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import comb
 from typing import Any, Literal
 
 import numpy as np
@@ -34,8 +35,9 @@ RESIDUALS = {f"residual{order}": order for order in (1, 2, 3, 4)}
 """Name to the order of the differences that it takes."""
 STATISTICS = (MEAN, ROUGHNESS, *RESIDUALS)
 """What ``MODULE.mean`` and the like keep of a module's maps: a number a channel (see ``_statistic``)."""
-SATURATION = 0.2
-"""The size of a difference that counts half, of maps with a deviation near 1. On CIFAR-10's ``tune``, 0.1 to 1 did the same."""
+SATURATION = {order: 0.025 * comb(2 * order, order) for order in RESIDUALS.values()}
+"""Order to the size of a difference that counts half, of maps with a deviation near 1: a twentieth, 0.15, 0.5 and 1.75. It grows as white
+noise does (see ``_statistic``), so that the same noise counts the same at every order."""
 
 
 CACHED = 2**19
@@ -81,7 +83,8 @@ def _statistic(layer: str, out: _Output, statistic: str) -> Tensor:
     that order along both axes leave of them. High orders remove what is smooth and keep what is noise, as the residuals of steganalysis do
     (Fridrich and Kodovský, IEEE TIFS 7(3), 2012, section II); a difference d counts |d| / (|d| + ``SATURATION``), so that edges, which are
     large and few, do not drown what happens everywhere else. In [0, 1], to about 1e-7. White noise of deviation s has differences of
-    deviation s · C(2n, n), n the order: 2, 6, 20 or 70 times as large.
+    deviation s · C(2n, n), n the order: 2, 6, 20 or 70 times as large. A hard bound at such a size detects as much, but an attacker who
+    descends on it would find no gradient where it is reached, and look weaker than they are.
 
     Raises:
         ClassifierError: the output has another shape, or maps too small for their differences.
@@ -93,7 +96,7 @@ def _statistic(layer: str, out: _Output, statistic: str) -> Tensor:
         return (output[..., 1:] - output[..., :-1]).abs_().mean((2, 3))
     if order and output.ndim == 4 and min(output.shape[2:]) > order:
         # The mean of |d| / (|d| + s), in place: new memory for every step would cost more than the arithmetic.
-        return 1 - SATURATION * out.residual(order).abs().add_(SATURATION).reciprocal_().mean((2, 3))
+        return 1 - SATURATION[order] * out.residual(order).abs().add_(SATURATION[order]).reciprocal_().mean((2, 3))
     least = f" of more than {order} rows and columns" if order else " with more than one column"
     expected = "maps (N, C, H, W)" + (" or tokens (N, T, C)" if statistic == MEAN else least)
     raise ClassifierError(f"activations.layers.{layer}: its module puts out shape {tuple(output.shape)}, where {expected} were expected.")
@@ -102,6 +105,10 @@ def _statistic(layer: str, out: _Output, statistic: str) -> Tensor:
 def _whole(_layer: str, neurons: Tensor) -> Tensor:
     flat = neurons.flatten(1)
     return flat.clone() if flat.data_ptr() == neurons.data_ptr() else flat
+
+
+Wanted = dict[nn.Module, dict[str, str | None]]
+"""Module to its layers, each with its statistic, if any; residuals from low orders to high."""
 
 
 @contextmanager
@@ -121,13 +128,22 @@ def tap(classifier: Classifier, layers: Iterable[str], read: Read = _whole) -> I
     Raises:
         ClassifierError: a layer is no module of the network, or puts out no tensor.
     """
-    found: dict[str, Tensor] = {}
-    handles: list[RemovableHandle] = []
-    wanted: dict[nn.Module, dict[str, str | None]] = {}
+    with _hooked(_wanted(classifier, layers), read) as found:
+        yield found
+
+
+def _wanted(classifier: Classifier, layers: Iterable[str]) -> Wanted:
+    wanted: Wanted = {}
     for layer in layers:
         module, statistic = _module(classifier, layer)
         wanted.setdefault(module, {})[layer] = statistic
-    wanted = {module: dict(sorted(of.items(), key=lambda item: RESIDUALS.get(item[1] or "", 0))) for module, of in wanted.items()}
+    return {module: dict(sorted(of.items(), key=lambda item: RESIDUALS.get(item[1] or "", 0))) for module, of in wanted.items()}
+
+
+@contextmanager
+def _hooked(wanted: Wanted, read: Read) -> Iterator[dict[str, Tensor]]:
+    found: dict[str, Tensor] = {}
+    handles: list[RemovableHandle] = []
     try:
         for module, of_module in wanted.items():
             handles.append(module.register_forward_hook(_recorder(found, of_module, read)))
@@ -157,9 +173,9 @@ def _recorder(found: dict[str, Tensor], layers: Mapping[str, str | None], read: 
 
 def _parts(tensor: Tensor, statistics: Iterable[str | None]) -> Iterable[Tensor]:
     """The images of a module's output, some at a time where that is faster."""
-    if tensor.device.type != "cpu" or not len(tensor) or not any(statistic in RESIDUALS for statistic in statistics):
+    if tensor.device.type != "cpu" or tensor.numel() <= CACHED or not any(statistic in RESIDUALS for statistic in statistics):
         return [tensor]
-    parts: Iterable[Tensor] = torch.split(tensor, max(1, CACHED // max(tensor[0].numel(), 1)))
+    parts: Iterable[Tensor] = torch.split(tensor, max(1, CACHED * len(tensor) // tensor.numel()))
     return parts
 
 
@@ -255,38 +271,60 @@ def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal[
 
 def pooled(pool: Mapping[str, npt.NDArray[np.int64]]) -> Read:
     """Keeps the pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else."""
+    places: dict[tuple[str, torch.device, tuple[int, ...] | None], Tensor] = {}
 
     def read(layer: str, neurons: Tensor) -> Tensor:
-        flat, places = _as_it_lies(neurons, pool[layer])
-        return flat.index_select(1, torch.from_numpy(places).to(neurons.device))
+        by_pixel = neurons.ndim == 4 and neurons.is_contiguous(memory_format=torch.channels_last)
+        key = layer, neurons.device, tuple(neurons.shape[1:]) if by_pixel else None
+        if key not in places:
+            with torch.inference_mode(False):  # of use to passes with gradients too
+                places[key] = torch.from_numpy(_by_pixel(pool[layer], *key[2]) if key[2] else pool[layer]).to(neurons.device)
+        flat = neurons.permute(0, 2, 3, 1).flatten(1) if by_pixel else neurons.flatten(1)
+        return flat.index_select(1, places[key])
 
     return read
 
 
-def _as_it_lies(output: Tensor, neurons: npt.NDArray[np.int64]) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """An output as (N, neurons) in the order of its memory, and where in that order the neurons are."""
-    if output.ndim != 4 or not output.is_contiguous(memory_format=torch.channels_last):
-        return output.flatten(1), neurons
-    channels, area = output.shape[1], output.shape[2] * output.shape[3]
-    channel, place = np.divmod(neurons, area)
-    return output.permute(0, 2, 3, 1).flatten(1), place * channels + channel
+def _by_pixel(neurons: npt.NDArray[np.int64], channels: int, height: int, width: int) -> npt.NDArray[np.int64]:
+    """Where neurons, counted in (channel, row, column) order, are in (row, column, channel) order."""
+    channel, place = np.divmod(neurons, height * width)
+    return place * channels + channel
+
+
+class NeuronReader:
+    """Reads a classifier's logits and pooled neurons, one forward pass a call.
+
+    What can be looked up beforehand is: of a single small image that would take a twentieth of the time.
+
+    Args:
+        classifier: in evaluation mode (see ``freeze``); it stays on its device.
+        pool: layer to the columns kept of it (see ``choose_neurons``).
+
+    Raises:
+        ClassifierError: a layer is no module of the network.
+    """
+
+    def __init__(self, classifier: Classifier, pool: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        self.classifier, self.layers = classifier, tuple(pool)
+        self._wanted, self._read, self._device = _wanted(classifier, pool), pooled(pool), device_of(classifier)
+
+    def __call__(self, images: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits (N, K) and neurons (N, D), both float32; D counts the pool, layer after layer in the pool's order.
+
+        Args:
+            images: float (N, C, H, W) in [0, 1], on any device.
+
+        Raises:
+            ClassifierError: a layer puts out no tensor.
+        """
+        with torch.inference_mode(), _hooked(self._wanted, self._read) as found:
+            logits = self.classifier(images.to(self._device))
+            neurons = torch.cat([found[layer].float() for layer in self.layers], 1)
+        return logits.float().cpu().numpy(), neurons.cpu().numpy()
 
 
 def activations(
     classifier: Classifier, images: Tensor, pool: Mapping[str, npt.NDArray[np.int64]]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """One forward pass: logits and pooled neurons.
-
-    Args:
-        classifier: in evaluation mode (see ``freeze``).
-        images: float (N, C, H, W) in [0, 1], on any device.
-        pool: layer to the columns kept of it (see ``choose_neurons``).
-
-    Returns:
-        Logits (N, K) and neurons (N, D), both float32; D counts the pool, layer after layer in the pool's order.
-    """
-    device = device_of(classifier)
-    with torch.inference_mode(), tap(classifier, pool, pooled(pool)) as found:
-        logits = classifier(images.to(device))
-        neurons = torch.cat([found[layer].float() for layer in pool], 1)
-    return logits.float().cpu().numpy(), neurons.cpu().numpy()
+    """What a ``NeuronReader`` of the classifier makes of the images."""
+    return NeuronReader(classifier, pool)(images)

@@ -51,17 +51,19 @@ def frontier(rows: Iterable[Row], attacks: Sequence[str], own: Size, alpha: floa
 
 
 def lines(rows: Sequence[Row], attack: str, own: Size) -> list[Line]:
-    """The lines of one panel, those that detect least first; of smaller banks only the smallest has one, so that it stays readable."""
+    """The lines of one panel, those that detect least first; of smaller banks only the smallest has one, of disjoint parts none, so
+    that it stays readable.
+    """
     mine = [row for row in rows if row["attack"] == attack]
     found: list[Line] = [("one fixed draw, known to the attacker", _line(mine, "static", own, "draws"))]
-    sizes = {size_of(row) for row in mine if row["defender"] == "fresh"}
-    banks = {own[2], min((size[2] for size in sizes), default=own[2])}
-    for size in sorted((size for size in sizes if size[2] in banks), key=lambda size: (size != own, size)):
-        (m, t, bank), told = size, " (the guard's)" if size == own else ""
+    sizes = {size for size in map(size_of, (row for row in mine if row["defender"] == "fresh")) if not size.disjoint}
+    banks = {own.bank, min((size.bank for size in sizes), default=own.bank)}
+    for size in sorted((size for size in sizes if size.bank in banks), key=lambda size: (size != own, size)):
+        m, t, bank, told = *size[:3], " (the guard's)" if size == own else ""
         # Short, for the legend must fit: a smaller bank is tried with the guard's own m and T alone.
-        label = f"bank known, m = {m}, T = {t}{told}" if bank == own[2] else f"bank of {bank} known"
+        label = f"bank known, m = {m}, T = {t}{told}" if bank == own.bank else f"bank of {bank} known"
         found.append((f"fresh draws, {label}", _line(mine, "fresh", size, "bank")))
-    found.append((f"fresh draws, bank secret, m = {own[0]}, T = {own[1]}", _line(mine, "fresh", own, "algorithm")))
+    found.append((f"fresh draws, bank secret, m = {own.draw}, T = {own.committees}", _line(mine, "fresh", own, "algorithm")))
     return found
 
 

@@ -1,20 +1,34 @@
 """What the game says, in plain words: what the guard stops, what it does not, and against whom."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.verdict import Rate, rate
 
 Row = Mapping[str, Any]
 ENDINGS = ("", "_low", "_high")
-Size = tuple[int, int, int]
-"""Fingerprints of a committee (m), committees a class (T), and fingerprints of the largest group of the bank that they are drawn from."""
+
+
+class Size(NamedTuple):
+    """Of a defender's committees.
+
+    Attributes:
+        draw: fingerprints of one (m).
+        committees: how many a class (T).
+        bank: fingerprints of the largest group of the bank that they are drawn from.
+        disjoint: the name of the bank's parts that they are drawn from, each from one; empty where from the whole bank.
+    """
+
+    draw: int
+    committees: int
+    bank: int
+    disjoint: str = ""
 
 
 def size_of(row: Row) -> Size:
     """Of the detector of a cell."""
-    return row["draw"], row["committees"], row["bank"]
+    return Size(row["draw"], row["committees"], row["bank"], row["disjoint"])
 
 
 def headline(rows: Iterable[Row], attacks: Sequence[str], own: Size, looks: int) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ class Randomness:
 
     Attributes:
         attack: its name.
-        size: m, T and the bank's size.
+        size: of the committees.
         detected: of what is sent by an attacker who knows nothing.
         disagreement: the share of images and pairs of draws of which one flags and the other does not.
         after_looks: detected of what is sent by an attacker who knows the bank and looked first; None where less than one image is.
@@ -29,7 +29,7 @@ class Randomness:
 
 
 def randomness(cells: Sequence[Mapping[str, Any]], attacks: Sequence[str], looks: int) -> list[Randomness]:
-    """Of each attack and size, the largest sizes first.
+    """Of each attack and size, the largest sizes first, then those of disjoint parts.
 
     Two draws disagree on an image that a share c of all draws flags with a chance of 2 c (1 - c). Of images that passed one look a
     share E[c (1 - c)] / E[1 - c] is detected, so the mean follows from the cells.
@@ -48,4 +48,4 @@ def randomness(cells: Sequence[Mapping[str, Any]], attacks: Sequence[str], looks
         apart = None if detected is None or again is None else 2 * again * (1 - detected)
         after = looked["detected"] if looked.get("sent", 0) >= 1 else None
         found.append(Randomness(attack, size, detected, apart, after, looked.get("accepted")))
-    return sorted(found, key=lambda one: (list(attacks).index(one.attack), *(-value for value in one.size)))
+    return sorted(found, key=lambda one: (list(attacks).index(one.attack), one.size.disjoint, *(-value for value in one.size[:3])))

@@ -26,10 +26,11 @@ def randomness_figure(found: Sequence[Randomness], own: Size, looks: int) -> Fig
         looked.set_title(f"{looks} looks at a copy first")
         plain.set_ylabel("detected, of what is sent")
         looked.set_ylabel("accepted, of the images tried")
-        for place, size in enumerate(sorted({one.size for one in found}, key=lambda size: (size != own, size))):
+        for place, size in enumerate(sorted({one.size for one in found}, key=lambda size: (size != own, size.disjoint, size))):
             mine = [one for one in found if one.size == size]
-            m, t, bank = size
-            label = f"m = {m}, T = {t}" + ("" if bank == own[2] else f", bank of {bank}") + (" (the guard's)" if size == own else "")
+            m, t, bank, disjoint = size
+            kinds = [disjoint.replace("_", " "), "" if bank == own.bank else f"bank of {bank}"]
+            label = ", ".join([f"m = {m}, T = {t}", *filter(None, kinds)]) + (" (the guard's)" if size == own else "")
             _points(plain, [(one.disagreement, one.detected) for one in mine], place, label)
             _points(looked, [(one.disagreement, one.accepted) for one in mine], place, label)
         for ax in (plain, looked):

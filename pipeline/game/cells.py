@@ -22,6 +22,7 @@ class Cell:
         draw: fingerprints of a committee, m.
         committees: committees a class, T.
         bank: fingerprints of the largest group of the bank that the defender draws from.
+        disjoint: the name of its parts that share no fingerprint; empty where every committee is of the whole bank.
         knowledge: what the attacker knows: ``nothing`` of the guard, the ``algorithm`` and the data, the ``bank``, or the ``draws``.
         attacker: what the attacker does.
         attack: what made the images.
@@ -32,6 +33,7 @@ class Cell:
     draw: int
     committees: int
     bank: int
+    disjoint: str
     knowledge: str
     attacker: str
     attack: str

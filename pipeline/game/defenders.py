@@ -171,7 +171,12 @@ def thinned(bank: Bank, size: int, seed: int, weights: Mapping[str, float] | Non
         given = apportion(min(size, len(layer)), sizes, shares)
         chosen = [rng.permutation(np.flatnonzero(layer == number))[:count] for number, count in enumerate(given)]
         kept.append(start + np.sort(np.concatenate(chosen)))
-    rows, starts = np.concatenate(kept), np.cumsum([0, *map(len, kept)], dtype=np.int64)
+    return only(bank, np.concatenate(kept))
+
+
+def only(bank: Bank, rows: Ints) -> Bank:
+    """The bank with these rows of its fingerprints alone, which rise."""
+    starts = np.searchsorted(rows, bank.starts).astype(np.int64)
     return replace(bank, starts=starts, fingerprints=Fingerprints(*(array[rows] for array in vars(bank.fingerprints).values())))
 
 

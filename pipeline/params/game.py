@@ -23,6 +23,29 @@ class DescendParams(Section):
     """The guard's share of a step where steps, not goals, are added, an attacker each (Metzen's sigma)."""
 
 
+class DisjointParams(Section):
+    """Committees of several kinds that share no fingerprint, so that their draws disagree by construction."""
+
+    draw: Positive
+    """Fingerprints of a committee (m)."""
+    parts: Annotated[int, Field(ge=2)] | Unique[Unique[str]]
+    """What they are drawn from: lists of layers, a part each; or a number of parts, to which every layer is dealt at random."""
+
+    @model_validator(mode="after")
+    def _parts_are_disjoint(self) -> Self:
+        named = [layer for part in self.layers for layer in part]
+        if shared := sorted({layer for layer in named if named.count(layer) > 1}):
+            raise ValueError(f"parts has {', '.join(map(repr, shared))} in more than one list, where each layer was expected in one")
+        if len(self.layers) == 1:
+            raise ValueError("parts is a single list of layers, where at least two were expected")
+        return self
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The lists of layers; none where the parts are a number."""
+        return () if isinstance(self.parts, int) else self.parts
+
+
 class GameParams(Section):
     """The game against attackers who know the guard."""
 
@@ -37,6 +60,8 @@ class GameParams(Section):
     banks: Unique[Positive]
     """Fingerprints kept a class that the defender tries, beside the detector's own bank; those that no class has more of, or that a
     committee would take whole, are left out."""
+    disjoint: dict[Name, DisjointParams]
+    """Committees of several parts of the bank that the defender tries, by name; where a part is too small, a note says so instead."""
     statics: Positive
     """Fixed draws that the static defender chooses from, by their AUROC on ``tune``."""
     looks: Unique[Positive]

@@ -65,6 +65,7 @@ SMALL: dict[str, Any] = {
     "game.draws": [6],
     "game.committees": [10],
     "game.banks": [25],
+    "game.disjoint": {"two_banks": {"draw": 8, "parts": 2}},
     "game.statics": 2,
     "game.looks": [1, 8],
     "game.tries": 3,

@@ -21,6 +21,7 @@ RANDOMNESS = (
     "m",
     "T",
     "bank",
+    "disjoint parts",
     "detected, no look",
     "two draws disagree",
     "detected, known bank, {} looks",
@@ -139,7 +140,8 @@ def randomness_rows(game: GameInputs, attacks: Sequence[str]) -> list[tuple[str,
     return [
         (
             one.attack,
-            *map(str, one.size),
+            *map(str, one.size[:3]),
+            one.size.disjoint.replace("_", " ") or NONE,
             *(NONE if value is None else percent(value) for value in (one.detected, one.disagreement, one.after_looks, one.accepted)),
         )
         for one in randomness(game.cells, attacks, game.looks)

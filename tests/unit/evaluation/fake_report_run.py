@@ -216,8 +216,8 @@ def _set_aside(key: str, label: int, reason: str, detail: str) -> dict[str, Any]
     return {"key": key, "origin": "train", "label": label, "reason": reason, "detail": detail}
 
 
-OWN = (60, 200, 1000)
-OTHERS = {(20, 200, 1000): 1.5, (60, 200, 300): 0.8, (60, 200, 100): 0.6}
+OWN = Size(60, 200, 1000)
+OTHERS = {Size(20, 200, 1000): 1.5, Size(60, 200, 300): 0.8, Size(60, 200, 100): 0.6, Size(30, 200, 1000, "two_banks"): 1.2}
 """Sizes that the game tried beside the guard's own, each with the power that its chances are raised to."""
 INTERVALS = EvaluationParams(alphas=(ALPHA,), seeds=(0,), confidence=0.95, bootstrap=40, bootstrap_seed=0)
 
@@ -229,9 +229,7 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
     def cell(defender: str, size: Size, knowledge: str, attacker: str, attack: str, budget: int, play: Play) -> None:
         known = {
             "defender": defender,
-            "draw": size[0],
-            "committees": size[1],
-            "bank": size[2],
+            **size._asdict(),
             "knowledge": knowledge,
             "attacker": attacker,
         }

@@ -7,7 +7,7 @@ import pytest
 from pipeline.evaluation.card import render_card
 from pipeline.evaluation.figures import to_png, to_svg
 from pipeline.evaluation.game_figures import frontier, lines
-from pipeline.evaluation.game_verdict import headline, paragraph, size_of, summary
+from pipeline.evaluation.game_verdict import Size, headline, paragraph, size_of, summary
 from pipeline.evaluation.plotting import SERIES, percent
 from pipeline.evaluation.randomness import randomness
 from pipeline.evaluation.randomness_figure import randomness_figure
@@ -135,9 +135,9 @@ def test_the_picture_has_a_line_a_defender_and_a_point_a_number_of_looks() -> No
 def test_a_line_is_of_one_size_and_only_the_smallest_bank_has_one_beside_the_guard_s() -> None:
     drawn = dict(lines(CELLS, "fgsm", fake.OWN))
     assert sum("bank of" in label for label in drawn) == 1
-    for words, (m, t, bank) in {"(the guard's)": fake.OWN, "bank of 100": (60, 200, 100), "m = 20": (20, 200, 1000)}.items():
+    for words, size in {"(the guard's)": fake.OWN, "bank of 100": Size(60, 200, 100), "m = 20": Size(20, 200, 1000)}.items():
         (points,) = [dict(points) for label, points in drawn.items() if words in label]
-        known = {"defender": "fresh", "draw": m, "committees": t, "bank": bank, "attack": "fgsm"}
+        known = {"defender": "fresh", **size._asdict(), "attack": "fgsm"}
         for looks, cell in points.items():
             assert cell == row(**known, budget=looks, attacker="filter" if looks else "plain", knowledge="bank" if looks else "nothing")
     figure = frontier(CELLS, ATTACKS, fake.OWN, 0.05)
@@ -148,14 +148,12 @@ def test_a_line_is_of_one_size_and_only_the_smallest_bank_has_one_beside_the_gua
 def test_the_headline_is_that_of_the_size_it_is_asked_for() -> None:
     for own in (fake.OWN, *fake.OTHERS):
         flat = headline(CELLS, ATTACKS, own, 8)
-        cell = row(
-            defender="fresh", draw=own[0], committees=own[1], bank=own[2], knowledge="bank", attacker="filter", attack="pgd", budget=8
-        )
+        cell = row(defender="fresh", **own._asdict(), knowledge="bank", attacker="filter", attack="pgd", budget=8)
         assert flat["pgd.bank"] == cell["detected"]
     shares = [headline(CELLS, ATTACKS, own, 8)["pgd.bank"] for own in (fake.OWN, *fake.OTHERS)]
     assert len(set(shares)) == len(shares)
     with pytest.raises(KeyError, match="pgd.bank"):
-        headline(CELLS, ATTACKS, (60, 200, 999), 8)["pgd.bank"]
+        headline(CELLS, ATTACKS, Size(60, 200, 999), 8)["pgd.bank"]
 
 
 def test_the_picture_is_the_same_again_and_stands_without_cells() -> None:
@@ -202,6 +200,7 @@ def test_disagreement_of_draws_is_a_picture_with_a_point_an_attack_and_a_colour_
         assert points == {(one.disagreement, getattr(one, measure)) for one in found} and len(ax.lines) == len(sizes)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0].endswith("(the guard's)") and len(labels) == len(sizes)
+    assert labels[-1] == "m = 30, T = 200, two banks"
     assert to_png(randomness_figure([], fake.OWN, 8))[:4] == b"\x89PNG"
 
 

@@ -9,7 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.artifacts.games import OWN, PLAYS, SURROGATE, play_table
 from pipeline.evaluation.game import Play, filtered, plain, resubmitted
+from pipeline.evaluation.game_verdict import Size, size_of
 from pipeline.game.cells import Cell, crafted, without_the_classifier
+from pipeline.params.game import DisjointParams
 from pipeline.params.root import load_params
 from stages.whitebox import best_static, cached, live, plan_detectors, variants
 
@@ -19,7 +21,8 @@ SUCCESS = RNG.random(N) < 0.7
 FRESH, KEYED, COPY = (RNG.random(N) for _ in range(3))
 STATIC = (RNG.random(N) < 0.5).astype(float)
 GAME = load_params().game
-CELL = Cell("fresh", 60, 200, 1000, "nothing", "plain", "pgd", 0)
+PARTS = {"halves": DisjointParams(draw=12, parts=2)}
+CELL = Cell("fresh", 60, 200, 1000, "", "nothing", "plain", "pgd", 0)
 CHANCES = {"fresh": FRESH, "keyed": KEYED, "static": STATIC}
 
 
@@ -37,18 +40,18 @@ def test_the_guard_s_own_detector_meets_everybody() -> None:
     for defender, chance in CHANCES.items():
         for knowledge, copy in (("bank", FRESH), ("algorithm", COPY)):
             for looks in GAME.looks:
-                play = cells[defender, 60, 200, 1000, knowledge, "filter", "pgd", looks]
+                play = cells[defender, 60, 200, 1000, "", knowledge, "filter", "pgd", looks]
                 np.testing.assert_array_equal(play.accepted, filtered(SUCCESS, copy, chance, looks).accepted)
-        again = cells[defender, 60, 200, 1000, "nothing", "resubmit", "pgd", GAME.tries]
+        again = cells[defender, 60, 200, 1000, "", "nothing", "resubmit", "pgd", GAME.tries]
         np.testing.assert_array_equal(again.queries, resubmitted(SUCCESS, chance, GAME.tries, afresh=defender == "fresh").queries)
-        foreseen = cells[defender, 60, 200, 1000, "draws", "filter", "pgd", 1]
+        foreseen = cells[defender, 60, 200, 1000, "", "draws", "filter", "pgd", 1]
         np.testing.assert_array_equal(foreseen.accepted, foreseen.sent)
 
 
 def test_other_detectors_meet_the_filter_and_clean_images_nobody() -> None:
     others = played(copies={"bank": FRESH}, chances={"fresh": FRESH}, own=False)
-    assert {key[5] for key in others} == {"plain", "filter"} and len(others) == 1 + len(GAME.looks)
-    assert {key[5] for key in played(clean=True)} == {"plain"}
+    assert {key[6] for key in others} == {"plain", "filter"} and len(others) == 1 + len(GAME.looks)
+    assert {key[6] for key in played(clean=True)} == {"plain"}
 
 
 def test_who_descended_pays_for_it_before_anything_is_sent() -> None:
@@ -62,7 +65,7 @@ def test_who_descended_pays_for_it_before_anything_is_sent() -> None:
 def test_plays_image_by_image_come_back_from_their_shards() -> None:
     plays = [plain(SUCCESS, FRESH), filtered(SUCCESS, COPY, FRESH, 8)]
     l2, ids = np.arange(N) / N, [f"{row:032x}" for row in range(N)]
-    other = Cell("keyed", 60, 200, 1000, "bank", "descend", "selective", 15)
+    other = Cell("keyed", 60, 200, 1000, "", "bank", "descend", "selective", 15)
     tables = [
         play_table(cell, ids[half], Play(*(values[half] for values in vars(play).values())), l2[half], l2[half] / 2)
         for half in (slice(0, 20), slice(20, N))
@@ -80,29 +83,33 @@ def test_plays_image_by_image_come_back_from_their_shards() -> None:
 def test_detectors_vary_in_one_thing_at_a_time() -> None:
     own = load_params().detectors["joint"]
     m, t = own.draw, own.committees  # type: ignore[union-attr]
-    game = GAME.model_copy(update={"draws": (20, m, 30), "committees": (35, t), "banks": (250, 100, 300, 301, m, 7)})
+    game = GAME.model_copy(update={"draws": (20, m, 30), "committees": (35, t), "banks": (250, 100, 300, 301, m, 7), "disjoint": PARTS})
     assert variants(game, own, 300) == {  # type: ignore[arg-type]
-        "own": (m, t, 300),
-        f"m20-t{t}-b300": (20, t, 300),
-        f"m30-t{t}-b300": (30, t, 300),
-        f"m{m}-t35-b300": (m, 35, 300),
-        f"m{m}-t{t}-b250": (m, t, 250),
-        f"m{m}-t{t}-b100": (m, t, 100),
+        "own": Size(m, t, 300),
+        f"m20-t{t}-b300": Size(20, t, 300),
+        f"m30-t{t}-b300": Size(30, t, 300),
+        f"m{m}-t35-b300": Size(m, 35, 300),
+        f"m{m}-t{t}-b250": Size(m, t, 250),
+        f"m{m}-t{t}-b100": Size(m, t, 100),
+        "disjoint-halves": Size(12, t, 300, "halves"),
     }
 
 
 def test_each_detector_s_cells_have_its_size_and_its_chances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.whitebox.attack_norms", lambda attack, ids: (np.ones(len(ids)), np.ones(len(ids))))
-    game, rng = GAME.model_copy(update={"draws": (20,), "committees": (35,), "banks": (100, 61)}), np.random.default_rng(1)
+    game, rng = (
+        GAME.model_copy(update={"draws": (20,), "committees": (35,), "banks": (100, 61), "disjoint": PARTS}),
+        np.random.default_rng(1),
+    )
     sizes, known = variants(game, load_params().detectors["joint"], 300), {}  # type: ignore[arg-type]
     for name in (*sizes, SURROGATE):
         for source in ("clean", "pgd"):
             drawn = {way: rng.random(N) for way in ("fresh", "keyed", "static")}
             known[name, source] = pa.table({"id": [f"{row:032x}" for row in range(N)], "success": SUCCESS, **drawn})
     found = {cell: play for cell, play, *_ in cached(known, ["pgd"], sizes, game)}
-    assert {(cell.draw, cell.committees, cell.bank) for cell in found} == set(sizes.values()) and len(sizes) == 5
+    assert {size_of(vars(cell)) for cell in found} == set(sizes.values()) and len(sizes) == 6
     for name, size in sizes.items():
-        mine = {cell for cell in found if (cell.draw, cell.committees, cell.bank) == size}
+        mine = {cell for cell in found if size_of(vars(cell)) == size}
         assert {cell.defender for cell in mine} == ({"fresh", "keyed", "static"} if name == OWN else {"fresh"})
         assert {cell.knowledge for cell in mine} == {"nothing", "bank"} | ({"algorithm", "draws"} if name == OWN else set())
         chance = known[name, "pgd"]["fresh"].to_numpy()
@@ -113,7 +120,7 @@ def test_each_detector_s_cells_have_its_size_and_its_chances(monkeypatch: pytest
         )
 
 
-def test_a_surrogate_from_another_seed_is_another_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_detector_from_another_seed_or_of_other_parts_is_another_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stored:
         def inputs(self, sources: list[str], splits: list[str]) -> dict[str, str]:
             return {f"{source}.{split}": "hash" for source in sources for split in splits}
@@ -121,11 +128,16 @@ def test_a_surrogate_from_another_seed_is_another_shard(monkeypatch: pytest.Monk
     monkeypatch.setattr("stages.whitebox.FeatureSet.open", lambda folder: Stored())
     params = load_params()
 
-    def planned(seed: int) -> dict[str, str]:
-        tasks = plan_detectors({"own": (60, 200, 1000)}, params.detectors["joint"], params.fingerprints, params.selection, seed, {})  # type: ignore[arg-type]
+    def planned(seed: int, parts: int = 2) -> dict[str, str]:
+        game = GAME.model_copy(update={"seed": seed, "disjoint": {"halves": PARTS["halves"].model_copy(update={"parts": parts})}})
+        sizes = {"own": Size(60, 200, 1000), "disjoint-halves": Size(12, 200, 1000, "halves")}
+        tasks = plan_detectors(sizes, params.detectors["joint"], params.fingerprints, params.selection, game, {})  # type: ignore[arg-type]
         return {task.name: task.signature for task in tasks}
 
-    assert list(planned(0)) == ["surrogate"] and planned(0) == planned(0) != planned(1)
+    made, another = planned(0), planned(0, 3)
+    assert list(made) == ["disjoint-halves", "surrogate"] and made == planned(0)
+    assert all(made[name] != signed for name, signed in planned(1).items())
+    assert made["surrogate"] == another["surrogate"] and made["disjoint-halves"] != another["disjoint-halves"]
 
 
 @pytest.mark.parametrize("best", [0, 2])

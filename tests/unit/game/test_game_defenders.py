@@ -12,11 +12,13 @@ from world_support import selection_params
 
 from pipeline.artifacts.games import OWN, Arena, static_seed
 from pipeline.artifacts.matches import Match, Matches, Scene
+from pipeline.artifacts.records import StageRun
 from pipeline.artifacts.store import ShardStore
 from pipeline.classifiers.activations import activations
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.detectors.building import build_bank, build_detector
 from pipeline.detectors.committee import CommitteeDetector
+from pipeline.evaluation.game_verdict import Size, size_of
 from pipeline.fingerprints.bank import Bank, Fingerprints
 from pipeline.fingerprints.draws import StaticDraws
 from pipeline.fingerprints.features import CLEAN, Features, Layout
@@ -28,15 +30,18 @@ from pipeline.game.defenders import (
     detector_from,
     drawing,
     every_score,
+    only,
     rebuilt,
     surrogate,
     thinned,
 )
+from pipeline.game.disjoint import disjoint, divided, shortage
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams
-from pipeline.params.game import DescendParams
+from pipeline.params.game import DescendParams, DisjointParams
 from pipeline.params.root import load_params
-from stages.whitebox import shard_detector, variants
+from pipeline.random import generator
+from stages.whitebox import possible, shard_detector
 
 CLASSES, SIDE, HIDDEN = 3, 6, 40
 LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
@@ -272,21 +277,100 @@ def test_every_fingerprint_of_a_layer_is_as_likely_to_be_kept() -> None:
     np.testing.assert_allclose(kept, [0.5] * 12 + [1.0] * 3 + [6 / 9] * 9, atol=0.1)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_every_fingerprint_is_dealt_to_one_part_and_every_layer_to_all(parts: int) -> None:
+    bank = marked({"0": 30, "2": 13, "pooled": 9})
+    found = divided(bank, DisjointParams(draw=1, parts=parts), 3)
+    assert len(found) == parts
+    np.testing.assert_array_equal(np.sort(np.concatenate(found)), np.arange(52))
+    for group in bank.names:
+        dealt = [only(bank, rows).groups[group] for rows in found]
+        for counts in ([len(part) for part in dealt], *(np.array([np.bincount(part.layer, minlength=2) for part in dealt]).T)):
+            assert max(counts) - min(counts) <= 1
+    same, other = (divided(bank, DisjointParams(draw=1, parts=parts), seed) for seed in (3, 4))
+    assert all(map(np.array_equal, found, same)) and not all(map(np.array_equal, found, other))
+
+
+def test_parts_of_layers_have_those_layers_whole() -> None:
+    bank = marked({"0": 30, "2": 13, "pooled": 9})
+    few, many = divided(bank, DisjointParams(draw=1, parts=(("few",), ("many",))), 0)
+    np.testing.assert_array_equal(few, np.flatnonzero(bank.fingerprints.layer == 0))
+    np.testing.assert_array_equal(many, np.flatnonzero(bank.fingerprints.layer == 1))
+
+
+@pytest.mark.parametrize(
+    ("parts", "draw", "committees", "said"),
+    [
+        (2, 4, 16, None),
+        (2, 5, 16, "part 1 has 4 fingerprints of group pooled, where at least 5 (draw) were expected."),
+        (3, 1, 2, "there are 3 parts, where at most as many as committees, 2, were expected."),
+        ((("few",), ("many",)), 3, 16, None),
+        ((("few",), ("many",)), 4, 16, "part ['few'] has 3 fingerprints of group pooled, where at least 4 (draw) were expected."),
+        ((("many",), ("absent",)), 1, 16, "part ['absent'] has 0 fingerprints of group 0, where at least 1 (draw) were expected."),
+    ],
+)
+def test_parts_that_are_too_small_are_said(parts: int | tuple[tuple[str, ...], ...], draw: int, committees: int, said: str | None) -> None:
+    bank = marked({"0": 30, "2": 13, "pooled": 9})
+    assert shortage(bank, DisjointParams(draw=draw, parts=parts), committees, 0) == said
+
+
+@pytest.mark.parametrize("committees", [16, 15])
+def test_committees_of_disjoint_parts_are_those_that_each_part_makes_alone(
+    committees: int, detector: CommitteeDetector, fit: dict[str, Features]
+) -> None:
+    def stream(sources: Sequence[str]) -> Iterator[tuple[str, Features]]:
+        return ((source, fit[source]) for source in sources)
+
+    given, params = DisjointParams(draw=5, parts=3), PARAMS.model_copy(update={"committees": committees})
+    bank, images = detector.bank, fit["sign"]
+    found = disjoint(stream, bank, params, ["sign"], given, 7)
+    assert found.bank is bank and found.committees.members.shape == (committees * len(bank.names), 5)
+    scores = every_score(found, images.neurons, images.predicted)
+    parts, first = divided(bank, given, 7), 0
+    for number, rows in enumerate(parts):
+        count = (committees + 2 - number) // 3
+        alone = only(bank, rows)
+        mine = [found.committees.members[start + first : start + first + count] for start in found.committees.starts[:-1]]
+        assert np.isin(np.concatenate(mine), rows).all()
+        recipe = params.model_copy(update={"draw": 5, "committees": count, "seed": _seed(params.seed, number)})
+        made = build_detector(stream, alone, recipe, ["sign"])
+        assert isinstance(made, CommitteeDetector)
+        wanted = every_score(made, images.neurons, images.predicted)
+        np.testing.assert_allclose(scores[:, first : first + count], wanted, rtol=1e-4, atol=1e-4)
+        first += count
+    assert first == committees
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(generator(seed, "game/disjoint", str(number)).integers(2**62))
+
+
 def test_the_stage_makes_a_detector_of_each_size(detector: CommitteeDetector, fit: dict[str, Features], tmp_path: Path) -> None:
-    game = load_params().game.model_copy(update={"draws": (4,), "committees": (8,), "banks": (20, 10, 10_000)})
+    parts = {"two": DisjointParams(draw=5, parts=2), "layers": DisjointParams(draw=5, parts=(("hidden",), ("logits",)))}
+    game = load_params().game.model_copy(update={"draws": (4,), "committees": (8,), "banks": (20, 10, 10_000), "disjoint": parts})
     bank, arena = detector.bank, Arena(tmp_path, game, ALPHA, {}, ShardStore(tmp_path))
     stored = SimpleNamespace(stream=lambda sources, split: ((source, fit[source]) for source in sources))
     vars(arena).update(features=stored, bank=bank)
     largest = int(bank.sizes.max())
-    sizes = variants(game, PARAMS, largest)
-    assert set(sizes.values()) == {(6, 16, largest), (4, 16, largest), (6, 8, largest), (6, 16, 20), (6, 16, 10)}
+    run = StageRun()
+    sizes = possible(game, PARAMS, bank, run)
+    assert set(sizes.values()) == {
+        Size(6, 16, largest),
+        Size(4, 16, largest),
+        Size(6, 8, largest),
+        Size(6, 16, 20),
+        Size(6, 16, 10),
+        Size(5, 16, largest, "two"),
+    }
+    (note,) = run.notes
+    assert note.startswith("Game: the disjoint committees layers are left out: part ['logits'] has ")
     make = shard_detector(arena, sizes, PARAMS, FINGERPRINTS, SELECTION)
     for name in set(sizes) - {OWN}:
         shard = make(name)
         made = detector_from(shard.arrays, shard.about)
-        m, t, size = sizes[name]
+        m, t, size, part = sizes[name]
         assert made.committees.members.shape == (t * len(bank.names), m) and made.bank.sizes.max() == size
-        chosen = thinned(bank, size, game.seed, None)
+        chosen = bank if part else thinned(bank, size, game.seed, None)
         for array, wanted in zip(vars(made.bank.fingerprints).values(), vars(chosen.fingerprints).values(), strict=True):
             np.testing.assert_array_equal(array, wanted)
         scores = every_score(made, fit["sign"].neurons, fit["sign"].predicted)
@@ -309,10 +393,10 @@ def test_a_copy_whose_draw_is_fixed_is_looked_at_once(
     stored = SimpleNamespace(pool=POOL, class_names=("a", "b", "c"))
     vars(arena).update(features=stored, classifier=classifier, _calibrate=(known, fit[CLEAN].predicted), _detectors={OWN: detector})
     scene = Scene(clean, labels_of(classifier, clean), [f"{row:032x}" for row in range(40)], np.arange(40))
-    size = (PARAMS.draw, PARAMS.committees, int(detector.bank.sizes.max()))
+    size = Size(PARAMS.draw, PARAMS.committees, int(detector.bank.sizes.max()))
     settled = Matches(arena, 0, size)._descend(Match("descend", "test-0", "selective", against), scene)
     settled = list(settled)
-    assert all((cell.draw, cell.committees, cell.bank) == size for cell, *_ in settled)
+    assert all(size_of(vars(cell)) == size for cell, *_ in settled)
     plays = {(cell.defender, cell.attacker, cell.budget): play for cell, play, *_ in settled}
     filtering = plays["static", "descend_filter", looks]
     once = plays["static", "descend", DESCEND.steps]

@@ -186,6 +186,19 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a game that draws the whole bank": (_set("game.draws", [20, 100]), ("game.draws", "[100]", "as few as 100")),
     "a smaller bank tried twice": (_set("game.banks", [80, 80]), ("game.banks: 80 stands in the list more than once",)),
     "a smaller bank of nothing": (_set("game.banks", [0]), ("game.banks", "0", "greater than 0")),
+    "parts that are one": (_set("game.disjoint.two_banks.parts", 1), ("game.disjoint.two_banks.parts", "greater than or equal to 2")),
+    "parts that are one list": (
+        _set("game.disjoint.two_banks.parts", [["layer1"]]),
+        ("game.disjoint.two_banks: parts is a single list of layers, where at least two",),
+    ),
+    "a layer in two parts": (
+        _set("game.disjoint.two_banks.parts", [["layer1", "layer2"], ["layer2"]]),
+        ("game.disjoint.two_banks: parts has 'layer2' in more than one list",),
+    ),
+    "a part of a layer that is not kept": (
+        _set("game.disjoint.two_banks.parts", [["layer1"], ["layer9"]]),
+        ("game.disjoint.two_banks.parts: 'layer9' is not kept", "'layer1'"),
+    ),
     "a headline that is not played": (_set("game.headline", 5), ("game: headline is 5", "looks", "64")),
     "a step of nothing": (_set("game.descend.step_size", 0.0), ("game.descend.step_size", "0.0", "greater than 0")),
     "alpha of 0": (_set("calibration.alpha", 0.0), ("calibration.alpha", "0.0", "greater than 0")),
@@ -261,6 +274,8 @@ def test_any_true_part_of_the_bank_may_be_drawn(checked: Callable[[Change], None
     "change",
     [
         _set("game.banks", [60, 20]),
+        _set("game.disjoint", {}),
+        _set("game.disjoint.two_banks.draw", 10_000),
         _set("detectors.joint.draw", 25),
         _set(
             "detectors.joint",

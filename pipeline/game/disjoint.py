@@ -1,0 +1,81 @@
+"""Committees of several kinds that share no fingerprint: a guard whose draws disagree by construction."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.detectors.building import Stream, factor_group, moments_needed, pooled_moments
+from pipeline.detectors.committee import CommitteeDetector
+from pipeline.fingerprints.bank import Bank
+from pipeline.fingerprints.committees import Committees, Factored
+from pipeline.game.defenders import only
+from pipeline.params.detectors import CommitteeDetectorParams
+from pipeline.params.game import DisjointParams
+from pipeline.random import generator
+
+Rows = npt.NDArray[np.int64]
+
+
+def divided(bank: Bank, given: DisjointParams, seed: int) -> list[Rows]:
+    """The rows of the bank's fingerprints that each part has, rising; none is in two parts.
+
+    Where the parts are a number, every layer of a group is dealt to them in an order that the seed and the group's name give.
+    """
+    layers = bank.fingerprints.layer
+    if not isinstance(given.parts, int):
+        numbers = [[place for place, name in enumerate(bank.layout.layers) if name in part] for part in given.parts]
+        return [np.flatnonzero(np.isin(layers, chosen)) for chosen in numbers]
+    part = np.empty(len(layers), np.int64)
+    for name, start, stop in zip(bank.names, bank.starts, bank.starts[1:], strict=False):
+        shuffled = start + generator(seed, "game/disjoint", name).permutation(int(stop - start))
+        # Dealt on and on, layer after layer: of a small one the next part has the rest, and parts are of one size.
+        part[shuffled[np.argsort(layers[shuffled], kind="stable")]] = np.arange(stop - start) % given.parts
+    return [np.flatnonzero(part == number) for number in range(given.parts)]
+
+
+def shortage(bank: Bank, given: DisjointParams, committees: int, seed: int) -> str | None:
+    """Why a bank cannot be drawn from in these parts, a sentence; None where it can."""
+    parts = divided(bank, given, seed)
+    if committees < len(parts):
+        return f"there are {len(parts)} parts, where at most as many as committees, {committees}, were expected."
+    for number, rows in enumerate(parts):
+        sizes = only(bank, rows).sizes
+        if (least := int(sizes.min())) < given.draw:
+            group, which = bank.names[int(sizes.argmin())], number if isinstance(given.parts, int) else list(given.parts[number])
+            return f"part {which} has {least} fingerprints of group {group}, where at least {given.draw} (draw) were expected."
+    return None
+
+
+def disjoint(
+    stream: Stream, bank: Bank, params: CommitteeDetectorParams, attacks: Sequence[str], given: DisjointParams, seed: int
+) -> CommitteeDetector:
+    """The detector whose committees are of one part of the bank each, every part having as many.
+
+    Args:
+        stream: of the features of ``fit``.
+        bank: the defender's.
+        params: the detector's own; committees and their layers' shares are as there, but for ``draw``.
+        attacks: those of the fit.
+        given: the parts, which the bank allows (see ``shortage``).
+        seed: of dealing fingerprints to parts.
+    """
+    classes, size = len(bank.class_group), bank.layout.size
+    moments = {source: pooled_moments(stream, source, classes, size) for source in moments_needed(params, attacks)}
+    parts = divided(bank, given, seed)
+    shares = [len(share) for share in np.array_split(np.arange(params.committees), len(parts))]
+    made: list[list[tuple[Rows, Factored]]] = [[] for _ in bank.names]
+    for number, (rows, share) in enumerate(zip(parts, shares, strict=True)):
+        part, drawn = only(bank, rows), min(params.directions, given.draw)
+        own = int(generator(params.seed, "game/disjoint", str(number)).integers(2**62))
+        recipe = params.model_copy(update={"draw": given.draw, "committees": share, "directions": drawn, "seed": own})
+        for place, group in enumerate(bank.names):
+            members, factored = factor_group(part, group, recipe, moments, attacks)
+            inside = rows[part.starts[place] : part.starts[place + 1]] - bank.starts[place]
+            made[place].append((inside[members], factored))
+    return CommitteeDetector(bank, Committees.join([_together(pieces) for pieces in made], bank.starts, attacks))
+
+
+def _together(pieces: Sequence[tuple[Rows, Factored]]) -> tuple[Rows, Factored]:
+    arrays = zip(*(vars(factored).values() for _, factored in pieces), strict=True)
+    return np.concatenate([members for members, _ in pieces]), Factored(*map(np.concatenate, arrays))
