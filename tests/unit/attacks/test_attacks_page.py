@@ -25,12 +25,15 @@ def test_there_is_an_entry_of_every_family_and_it_is_read() -> None:
     assert {entry["family"] for entry in entries.values()} == set(family_names())
 
 
-def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+def test_the_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
+    attack, adaptive_attack = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     variables: dict[str, object] = {}
-    exec(program, variables)
+    exec(attack, variables)
     said = re.fullmatch(r"(\d+)% fooled, L2 ([\d.]+)\n", capsys.readouterr().out)
     assert said is not None and int(said[1]) > 50 and 0 < float(said[2]) < 8 / 255 * (3 * 8 * 8) ** 0.5
+    exec(adaptive_attack, variables)
+    said = re.fullmatch(r"(\d+)% fooled through JPEG, the score of (\d+)% fell\n", capsys.readouterr().out)
+    assert said is not None and int(said[1]) > 50 and int(said[2]) > 80
 
 
 def test_the_pieces_exist() -> None:
