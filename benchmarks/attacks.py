@@ -40,8 +40,6 @@ from pipeline.attacks.geometry import NormName
 
 QUESTION = "How many images a second does an attack take, at what quality?"
 OURS, BARE = "ours", "bare forward and backward"
-PATIENCE = 12
-"""Who takes more than this many times as long as we do is timed once."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ Ours steps on the folded, channels-last model in {chosen.precision}; the peers h
 {conditions()}.
 
 Ratio: ours over the peer's. Of images/s it is the median over rounds of the paired ratio, with the 95 % interval of that median by
-order statistics (below 6 rounds its extremes; none for a peer that takes more than {PATIENCE} times as long as we do: of that its
+order statistics (below 6 rounds its extremes; none for a peer that takes more than {chosen.patience:g} times as long as we do: of that its
 first run alone counts). Success is judged by the model as loaded; its ratio's interval is a posterior's under Jeffreys' prior. Norms
 are means over the images that both fool, with a bootstrap over images."""
 
@@ -112,6 +110,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=CASES, help="the cases to run; all where it is left out")
     parser.add_argument("--batch", type=int, help="images, in place of each case's own number")
     parser.add_argument("--rounds", type=int, help="timed runs, in place of each case's own number")
+    parser.add_argument("--patience", type=float, default=12, help="who takes more than this many times as long as we do is timed once")
     parser.add_argument("--skip", nargs="+", default=[], metavar="PEER", help="who takes too long, such as foolbox")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of our steps")
     return parser.parse_args()
@@ -126,7 +125,7 @@ def compare(case: Case, found: Subject, chosen: argparse.Namespace) -> list[Entr
     contestants: dict[str, Callable[[], Tensor]] = {}
     for name, attack in _line_up(case, part, stepping, images, chosen.skip).items():
         contestants[name] = partial(_seeded, attack, images, labels, targets)
-    timed = alternate(contestants, chosen.rounds or case.rounds, PATIENCE)
+    timed = alternate(contestants, chosen.rounds or case.rounds, chosen.patience)
     print(f"{case.title}: " + ", ".join(f"{name} {np.median(run.seconds):.2f} s" for name, run in timed.items()), file=sys.stderr)
     bound: tuple[NormName, float] | None = None if case.norm else ("linf", EPSILON)
     verdicts = {name: judge(part.model, images, run.result, labels, targets, bound) for name, run in timed.items() if name != BARE}
