@@ -6,7 +6,7 @@
 ...     print(inspection.label_name, inspection.probability, inspection.p_value, inspection.verdict)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
@@ -86,11 +86,20 @@ class Guard:
         format: ImageFormat,
         draw_key: bytes | None = None,
     ) -> None:
-        self.classifier, self.pool = classifier, pool
         self.detector, self.calibration, self.alpha = detector, calibration, alpha
         self.class_names, self.format = class_names, format
         self._draw_key = draw_key
         self._read = NeuronReader(classifier, pool)
+
+    @property
+    def classifier(self) -> Classifier:
+        """The guarded one."""
+        return self._read.classifier
+
+    @property
+    def pool(self) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Layer to the columns kept of it."""
+        return self._read.pool
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", draws: DrawsKind | None = None) -> "Guard":

@@ -14,7 +14,7 @@ from pipeline.artifacts.adversarial import AdversarialSet
 from pipeline.artifacts.banks import read_bank
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import read_table, write_json, write_table
-from pipeline.artifacts.games import CELLS, OWN, PLAYS, SURROGATE, Arena, detector_output
+from pipeline.artifacts.games import CELLS, DISJOINT, OWN, PART, PLAYS, SURROGATE, Arena, detector_output
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.matches import Match, Matches, matches_of, quota
@@ -83,12 +83,12 @@ def possible(game: GameParams, own: CommitteeDetectorParams, bank: Bank, run: St
     for name, given in game.disjoint.items():
         if said := shortage(bank, given, own.committees, game.seed):
             run.note(f"Game: the disjoint committees {name} are left out: {said}")
-            del sizes[f"disjoint-{name}"]
+            del sizes[f"{DISJOINT}{name}"]
     return sizes
 
 
 def variants(game: GameParams, own: CommitteeDetectorParams, largest: int) -> dict[str, Size]:
-    """The defender's detectors by name, each with its size: its own, and those that differ from it in one thing.
+    """The defender's detectors by name, each with its size: its own, those that differ from it in one thing, and those of disjoint parts.
 
     Args:
         game: the sizes that are tried.
@@ -99,7 +99,7 @@ def variants(game: GameParams, own: CommitteeDetectorParams, largest: int) -> di
     others = [*((draw, t, largest) for draw in game.draws), *((m, committees, largest) for committees in game.committees)]
     others += [(m, t, bank) for bank in game.banks if m < bank < largest]  # a bank of m is drawn whole: nothing would be random
     found = {OWN: Size(m, t, largest), **{"m{}-t{}-b{}".format(*size): Size(*size) for size in others if size != (m, t, largest)}}
-    return found | {f"disjoint-{name}": Size(given.draw, t, largest, name) for name, given in game.disjoint.items()}
+    return found | {f"{DISJOINT}{name}": Size(given.draw, t - t % given.count, largest, name) for name, given in game.disjoint.items()}
 
 
 def fitted(detector: str) -> dict[str, str]:
@@ -237,7 +237,8 @@ def cached(
             if attack == CLEAN:
                 success = np.ones(len(success), np.bool_)  # clean images are all sent: what is detected of them are false alarms
             chances = {"fresh": tables[name]["fresh"].to_numpy()}
-            copies = {"bank": chances["fresh"]}
+            parts = [tables[name][part].to_numpy() for part in tables[name].column_names if part.startswith(PART)]
+            copies = {"bank": np.stack(parts, axis=1) if parts else chances["fresh"]}
             if name == OWN:
                 chances |= {"keyed": tables[name]["keyed"].to_numpy(), "static": tables[name]["static"].to_numpy()}
                 copies["algorithm"] = tables[SURROGATE]["fresh"].to_numpy()

@@ -32,6 +32,8 @@ OWN = "own"
 """The detector that the chain made."""
 SURROGATE = "surrogate"
 """The attacker's, from a bank of their own."""
+DISJOINT, PART = "disjoint-", "part"
+"""What the names of detectors of disjoint parts begin with; and columns of one part's chances."""
 
 _WORDS, _COUNTS = ("defender", "disjoint", "knowledge", "attacker", "attack"), ("draw", "committees", "bank", "budget")
 _CELL = [*((name, pa.string()) for name in _WORDS), *((name, pa.int64()) for name in _COUNTS)]
@@ -138,12 +140,17 @@ class Arena:
     def chances(self, name: str, source: str, best: int) -> pa.Table:
         """What the draws of a detector make of a source's images in ``test``.
 
-        Of the guard's own detector all ways of drawing, of the others the fresh one; ``best`` is the static defender's draw.
+        Of the guard's own detector all ways of drawing, of the others the fresh one, of disjoint parts each part too; ``best`` is the
+        static defender's draw.
         """
         images = self.features.read_split(source, "test")
         every = every_score(self.detector(name), images.neurons, images.predicted)
         ways: tuple[Way, ...] = ("fresh", "keyed", "static") if name == OWN else ("fresh",)
         columns: dict[str, Any] = {way: self.defender(name, way, best).chances(images.neurons, images.predicted, every) for way in ways}
+        if name.startswith(DISJOINT):
+            met = self.defender(name, "fresh")
+            for number, part in enumerate(np.split(every, self.game.disjoint[name.removeprefix(DISJOINT)].count, axis=1)):
+                columns[f"{PART}{number}"] = met.chances(images.neurons, images.predicted, part)
         return pa.table({"id": images.ids, "success": images.success, **columns})
 
 

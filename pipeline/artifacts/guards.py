@@ -17,6 +17,7 @@ from pipeline.artifacts.detectors import FILES as DETECTOR_FILES
 from pipeline.artifacts.features import FeatureSet
 from pipeline.artifacts.files import write_arrays, write_bytes, write_json
 from pipeline.artifacts.manifest import Artifact, open_artifact, seal
+from pipeline.classifiers.activations import NEURONS
 from pipeline.classifiers.model import Classifier
 from pipeline.errors import ArtifactError
 from pipeline.params.data import ImageFormat
@@ -91,6 +92,7 @@ def write_guard(
         put(folder)
     write_arrays(folder / POOL, features.pool)
     about: dict[str, Any] = {
+        "neurons": NEURONS,
         "layers": list(features.layout.layers),
         "class_names": list(features.class_names),
         "format": format.model_dump(mode="json"),
@@ -120,6 +122,11 @@ def read_guard(folder: Path) -> StoredGuard:
     about, pool = artifact.json(ABOUT), artifact.arrays(POOL)
     if "draws" not in about:
         raise ArtifactError(f"{folder / ABOUT}: says nothing of draws, where fresh or keyed was expected; run `dvc repro publish`.")
+    if (made := about.get("neurons", 1)) != NEURONS:
+        raise ArtifactError(
+            f"{folder / ABOUT}: its bank was fitted to neurons of kind {made}, where {NEURONS} was expected: what layers' names mean "
+            "has changed since. Make it again, from `make repro` on."
+        )
     return StoredGuard(
         load_classifier(artifact),
         {layer: pool[layer] for layer in about["layers"]},

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import comb
 from typing import Any, Literal
@@ -40,6 +40,8 @@ SATURATION = {order: 0.025 * comb(2 * order, order) for order in RESIDUALS.value
 noise does (see ``_statistic``), so that the same noise counts the same at every order."""
 
 
+NEURONS = 2
+"""Raised whenever a layer's name comes to stand for other numbers: what was fitted to the former ones knows nothing of these."""
 CACHED = 2**19
 """Numbers of a module's maps whose residuals are computed at a time, 2 MiB: they stay in the processor's cache from step to step."""
 
@@ -269,20 +271,27 @@ def choose_neurons(sizes: Mapping[str, int], layers: Mapping[str, int | Literal[
     return pool
 
 
-def pooled(pool: Mapping[str, npt.NDArray[np.int64]]) -> Read:
-    """Keeps the pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else."""
-    places: dict[tuple[str, torch.device, tuple[int, ...] | None], Tensor] = {}
+@dataclass
+class Pooled:
+    """Keeps a pool's neurons alone, for ``tap``: they are picked out of an output as it lies in memory, which copies nothing else.
 
-    def read(layer: str, neurons: Tensor) -> Tensor:
+    Attributes:
+        pool: layer to the columns kept of it.
+    """
+
+    pool: Mapping[str, npt.NDArray[np.int64]]
+    _places: dict[tuple[str, torch.device, tuple[int, ...] | None], Tensor] = field(default_factory=dict, repr=False)
+
+    def __call__(self, layer: str, neurons: Tensor) -> Tensor:
+        """The layer's pooled neurons, (N, kept)."""
         by_pixel = neurons.ndim == 4 and neurons.is_contiguous(memory_format=torch.channels_last)
         key = layer, neurons.device, tuple(neurons.shape[1:]) if by_pixel else None
-        if key not in places:
+        if key not in self._places:
+            places = _by_pixel(self.pool[layer], *key[2]) if key[2] else self.pool[layer]
             with torch.inference_mode(False):  # of use to passes with gradients too
-                places[key] = torch.from_numpy(_by_pixel(pool[layer], *key[2]) if key[2] else pool[layer]).to(neurons.device)
+                self._places[key] = torch.from_numpy(places).to(neurons.device)
         flat = neurons.permute(0, 2, 3, 1).flatten(1) if by_pixel else neurons.flatten(1)
-        return flat.index_select(1, places[key])
-
-    return read
+        return flat.index_select(1, self._places[key])
 
 
 def _by_pixel(neurons: npt.NDArray[np.int64], channels: int, height: int, width: int) -> npt.NDArray[np.int64]:
@@ -297,7 +306,7 @@ class NeuronReader:
     What can be looked up beforehand is: of a single small image that would take a twentieth of the time.
 
     Args:
-        classifier: in evaluation mode (see ``freeze``); it stays on its device.
+        classifier: in evaluation mode (see ``freeze``).
         pool: layer to the columns kept of it (see ``choose_neurons``).
 
     Raises:
@@ -305,8 +314,8 @@ class NeuronReader:
     """
 
     def __init__(self, classifier: Classifier, pool: Mapping[str, npt.NDArray[np.int64]]) -> None:
-        self.classifier, self.layers = classifier, tuple(pool)
-        self._wanted, self._read, self._device = _wanted(classifier, pool), pooled(pool), device_of(classifier)
+        self.classifier, self.pool = classifier, pool
+        self._wanted, self._read = _wanted(classifier, pool), Pooled(pool)
 
     def __call__(self, images: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Logits (N, K) and neurons (N, D), both float32; D counts the pool, layer after layer in the pool's order.
@@ -318,8 +327,8 @@ class NeuronReader:
             ClassifierError: a layer puts out no tensor.
         """
         with torch.inference_mode(), _hooked(self._wanted, self._read) as found:
-            logits = self.classifier(images.to(self._device))
-            neurons = torch.cat([found[layer].float() for layer in self.layers], 1)
+            logits = self.classifier(images.to(device_of(self.classifier)))
+            neurons = torch.cat([found[layer].float() for layer in self.pool], 1)
         return logits.float().cpu().numpy(), neurons.cpu().numpy()
 
 

@@ -49,7 +49,7 @@ def _points(ax: Axes, pairs: Sequence[tuple[float | None, float | None]], place:
         [x for x, _ in known],
         [y for _, y in known],
         color=SERIES[place % len(SERIES)],
-        marker=MARKERS[place % len(MARKERS)],
+        marker=MARKERS[(place + place // len(SERIES)) % len(MARKERS)],  # other pairs once the colours are through
         linestyle="none",
         markersize=5.5,
         alpha=0.85,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.attacks.evasion import Ask, Descent, Look, Reply, descend, nudged, search
 from pipeline.attacks.geometry import LEVELS, as_floats
-from pipeline.classifiers.activations import activations, pooled, tap
+from pipeline.classifiers.activations import Pooled, activations, tap
 from pipeline.classifiers.model import Classifier
 from pipeline.evaluation.game import Play
 from pipeline.game.defenders import Defender, drawing
@@ -108,7 +108,7 @@ def looking(classifier: Classifier, pool: Pool, copy: Defender, samples: int, se
     module, bank, committees = copy.detector.module, copy.detector.bank, copy.detector.committees
 
     def look(images: Tensor, step: int) -> Tensor:
-        with tap(classifier, pool, pooled(pool)) as found:
+        with tap(classifier, pool, Pooled(pool)) as found:
             logits = classifier(images)
             neurons = torch.cat([found[layer].float() for layer in pool], 1)
         predicted = logits.detach().argmax(1)

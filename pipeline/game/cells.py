@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,8 @@ def on_a_copy(
     Args:
         cell: what the cells share.
         success: (N,).
-        looked: what the attacker knows, to the chance that a draw of their copy flags each image.
+        looked: what the attacker knows, to the chance that a draw of their copy flags each image; (N, P) where draws are of P disjoint
+            parts, the chance of each part.
         chances: defender to the chance that one of its draws does.
         looks: numbers of looks.
     """
@@ -92,7 +94,36 @@ def on_a_copy(
         for knowledge, copy in looked.items():
             for count in looks:
                 met = replace(cell, defender=defender, knowledge=knowledge, attacker="filter", budget=count)
-                yield met, filtered(success, copy, chance, count)
+                yield met, filtered(success, copy, chance, count) if copy.ndim == 1 else spread(success, copy, chance, count)
+
+
+def spread(success: Bools, looked: Floats, chance: Floats, looks: int) -> Play:
+    """As ``filtered``, by an attacker who knows the parts that draws are from and spreads the looks over them.
+
+    R looks at P parts are R // P at each, and one more at R mod P of them, drawn at random without repetition: with more looks at one part
+    than at another the attacker would learn less, for parts are as likely to be met.
+
+    Args:
+        success: (N,).
+        looked: (N, P), the chance that a draw from each part of the attacker's copy flags the image.
+        chance: (N,), that one of the defender's draws does.
+        looks: R.
+    """
+    won, passing = success.astype(np.float64), [_through(looked, count) for count in range(looks + 1)]
+    sent = won * passing[looks]
+    return Play(sent, sent * (1 - chance), won * np.sum(passing[:looks], axis=0), sent)
+
+
+def _through(looked: Floats, looks: int) -> Floats:
+    """The chance, (N,), that no look flags the image: of the last, incomplete round the mean over the sets of parts looked at."""
+    parts = looked.shape[1]
+    rounds, rest = divmod(looks, parts)
+    chosen = np.zeros((rest + 1, len(looked)))  # the elementary symmetric polynomials of the chances to pass
+    chosen[0] = 1
+    for passed in (1 - looked).T:
+        for size in range(rest, 0, -1):
+            chosen[size] += chosen[size - 1] * passed
+    return np.asarray((1 - looked).prod(1) ** rounds * chosen[rest] / comb(parts, rest))
 
 
 def with_the_draws(cell: Cell, success: Bools, chances: Mapping[str, Floats]) -> Iterator[tuple[Cell, Play]]:

@@ -1,4 +1,4 @@
-"""Committees of several kinds that share no fingerprint: a guard whose draws disagree by construction."""
+"""Committees of several kinds that share no fingerprint: a guard whose draws may disagree more than those of one bank."""
 
 from collections.abc import Sequence
 
@@ -36,39 +36,38 @@ def divided(bank: Bank, given: DisjointParams, seed: int) -> list[Rows]:
 
 def shortage(bank: Bank, given: DisjointParams, committees: int, seed: int) -> str | None:
     """Why a bank cannot be drawn from in these parts, a sentence; None where it can."""
-    parts = divided(bank, given, seed)
-    if committees < len(parts):
-        return f"there are {len(parts)} parts, where at most as many as committees, {committees}, were expected."
-    for number, rows in enumerate(parts):
+    if committees < given.count:
+        return f"there are {given.count} parts, where at most as many as committees, {committees}, were expected."
+    if unknown := [layer for part in given.layers for layer in part if layer not in bank.layout.layers]:
+        return f"its parts name {unknown}, where some of the layers that are kept, {list(bank.layout.layers)}, were expected."
+    for number, rows in enumerate(divided(bank, given, seed)):
         sizes = only(bank, rows).sizes
-        if (least := int(sizes.min())) < given.draw:
+        if (least := int(sizes.min())) <= given.draw:  # a part that is drawn whole leaves nothing to chance
             group, which = bank.names[int(sizes.argmin())], number if isinstance(given.parts, int) else list(given.parts[number])
-            return f"part {which} has {least} fingerprints of group {group}, where at least {given.draw} (draw) were expected."
+            return f"part {which} has {least} fingerprints of group {group}, where more than draw, {given.draw}, were expected."
     return None
 
 
 def disjoint(
     stream: Stream, bank: Bank, params: CommitteeDetectorParams, attacks: Sequence[str], given: DisjointParams, seed: int
 ) -> CommitteeDetector:
-    """The detector whose committees are of one part of the bank each, every part having as many.
+    """The detector whose committees are of one part of the bank each, part after part, every part having as many.
 
     Args:
         stream: of the features of ``fit``.
         bank: the defender's.
-        params: the detector's own; committees and their layers' shares are as there, but for ``draw``.
+        params: the detector's own; of its committees as many are made as every part can have as many of.
         attacks: those of the fit.
         given: the parts, which the bank allows (see ``shortage``).
         seed: of dealing fingerprints to parts.
     """
     classes, size = len(bank.class_group), bank.layout.size
     moments = {source: pooled_moments(stream, source, classes, size) for source in moments_needed(params, attacks)}
-    parts = divided(bank, given, seed)
-    shares = [len(share) for share in np.array_split(np.arange(params.committees), len(parts))]
+    shape = {"draw": given.draw, "committees": params.committees // given.count, "directions": min(params.directions, given.draw)}
     made: list[list[tuple[Rows, Factored]]] = [[] for _ in bank.names]
-    for number, (rows, share) in enumerate(zip(parts, shares, strict=True)):
-        part, drawn = only(bank, rows), min(params.directions, given.draw)
-        own = int(generator(params.seed, "game/disjoint", str(number)).integers(2**62))
-        recipe = params.model_copy(update={"draw": given.draw, "committees": share, "directions": drawn, "seed": own})
+    for number, rows in enumerate(divided(bank, given, seed)):
+        part, own = only(bank, rows), int(generator(params.seed, "game/disjoint", str(number)).integers(2**62))
+        recipe = params.model_copy(update={**shape, "seed": own})
         for place, group in enumerate(bank.names):
             members, factored = factor_group(part, group, recipe, moments, attacks)
             inside = rows[part.starts[place] : part.starts[place + 1]] - bank.starts[place]

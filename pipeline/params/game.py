@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.params.base import Count, Distance, Name, Positive, Section, Seed, Share, Unique
 
@@ -24,11 +24,14 @@ class DescendParams(Section):
 
 
 class DisjointParams(Section):
-    """Committees of several kinds that share no fingerprint, so that their draws disagree by construction."""
+    """Committees of several kinds that share no fingerprint, so that their draws may disagree more."""
 
     draw: Positive
     """Fingerprints of a committee (m)."""
-    parts: Annotated[int, Field(ge=2)] | Unique[Unique[str]]
+    parts: Annotated[
+        Annotated[int, Field(ge=2), Tag("number")] | Annotated[Unique[Unique[str]], Tag("lists")],
+        Discriminator(lambda value: "number" if isinstance(value, int) else "lists"),
+    ]
     """What they are drawn from: lists of layers, a part each; or a number of parts, to which every layer is dealt at random."""
 
     @model_validator(mode="after")
@@ -39,6 +42,11 @@ class DisjointParams(Section):
         if len(self.layers) == 1:
             raise ValueError("parts is a single list of layers, where at least two were expected")
         return self
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return self.parts if isinstance(self.parts, int) else len(self.parts)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -207,14 +207,6 @@ def _game_problems(params: Params) -> list[str]:
             f"game.draws: {large} of a bank that may hold as few as {least} (selection.min_fingerprints), "
             "where fewer than that were expected"
         )
-    problems += [
-        f"game.disjoint.{name}.parts: {layer!r} is not kept, where one of activations.layers, {sorted(params.activations.layers)}, "
-        "was expected"
-        for name, given in params.game.disjoint.items()
-        for part in given.layers
-        for layer in part
-        if layer not in params.activations.layers
-    ]
     return problems
 
 

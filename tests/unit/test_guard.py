@@ -1,6 +1,7 @@
 """What the guard takes and refuses; what it says is looked at in a real run by the integration tests."""
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,23 @@ def test_a_guard_of_before_there_were_kinds_of_draws_is_refused(tmp_path: Path) 
     seal(tmp_path, kind="guard", stage="publish", about={})
     with pytest.raises(ArtifactError, match=r"guard\.json: says nothing of draws, where fresh or keyed was expected"):
         Guard.load(tmp_path)
+
+
+@pytest.mark.parametrize("made", [None, 1, 3])
+def test_a_guard_that_was_fitted_to_other_neurons_is_refused(made: int | None, tmp_path: Path) -> None:
+    about = {"layers": ["logits"], "draws": "fresh"} | ({} if made is None else {"neurons": made})
+    write_json(tmp_path / "guard.json", about)
+    write_arrays(tmp_path / "pool.safetensors", {"logits": np.arange(4)})
+    seal(tmp_path, kind="guard", stage="publish", about={})
+    with pytest.raises(ArtifactError, match=rf"guard\.json: its bank was fitted to neurons of kind {made or 1}, where 2 was expected"):
+        Guard.load(tmp_path)
+
+
+def test_a_guard_can_be_sent_to_another_process(guard: Guard, pixels: Any) -> None:
+    """Also after it has looked something up."""
+    guard.inspect(pixels)
+    sent = pickle.loads(pickle.dumps(guard))
+    assert [found.label for found in sent.inspect(pixels)] == [found.label for found in guard.inspect(pixels)]
 
 
 def test_draws_that_there_are_not_are_refused(tmp_path: Path) -> None:

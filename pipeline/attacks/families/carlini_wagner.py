@@ -19,8 +19,8 @@ Where this is not the authors' program:
   and no example waits for another. The last search step is taken whole: it has the best c, and a change that has become
   small goes on becoming smaller.
 - In the last of several search steps the learning rate falls to 0 along half a cosine (Loshchilov, Hutter, ICLR 2017, equation 5):
-  with a c that the search has settled, Adam's full steps only go round the nearest success. A single c has not been settled: its one
-  search step keeps the learning rate, or it would stop on its way back from Adam's first overshoot.
+  with a c that an earlier search step has bounded from above, Adam's full steps only go round the nearest success. Where none sufficed
+  before, nothing has been settled, and the learning rate stays: with less of it the boundary might not be reached at all.
 
 Guarantees: in [0, 1]; a returned image reached the confidence, by the logits that the model gave for it, and is the
 nearest (L2, pixel units, before any rounding) of those that did; an example without any returns its input. One forward
@@ -61,7 +61,7 @@ class Options(AttackOptions):
     confidence: Annotated[float, Field(ge=0)]
     """By how much, in logits, the class asked for must be ahead (the paper's kappa)."""
     learning_rate: Annotated[float, Field(gt=0)]
-    """Adam's, in units of w (the authors': 0.01); in the last of several search steps, its first."""
+    """Adam's, in units of w (the authors': 0.01); in the last search step, its first where an earlier c sufficed."""
     steps: Positive
     """The most steps in one search step."""
     search_steps: Positive
@@ -227,8 +227,8 @@ def _judge(active: _Active, current: Tensor, distance: Tensor, success: Tensor, 
 
 
 def _learning_rate(active: _Active, options: Options) -> Tensor:
-    """Of the next step, (M,): it falls where the search is at the last of its several steps."""
-    settled = (active.search_step == options.search_steps - 1) & (options.search_steps > 1)
+    """Of the next step, (M,): it falls where the search is at its last step and knows a c that suffices."""
+    settled = (active.search_step == options.search_steps - 1) & active.upper.isfinite()
     return options.learning_rate * torch.where(settled, (1 + torch.cos(math.pi * active.age.to(active.w.dtype) / options.steps)) / 2, 1.0)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.ablation_study import AblationStudy, points
+from pipeline.evaluation.game_verdict import size_of
 from pipeline.evaluation.hardening_study import MEASURES, HardeningStudy
 from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.randomness import randomness
@@ -131,8 +132,22 @@ def game_tables(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
         **section,
         "headline": table(["attack", *section["columns"]], [(attack, *map(share, values)) for attack, values in section["rows"]]),
         "attackers": table(FITTED, fitted),
+        "parts": disjoint_parts(inputs),
         "randomness": table([heading.format(inputs.game.looks) for heading in RANDOMNESS], randomness_rows(inputs.game, attacks)),
     }
+
+
+def disjoint_parts(inputs: ReportInputs) -> str:
+    """What the disjoint parts of each name that played are, in words; empty where there were none."""
+    played = dict.fromkeys(size_of(row).disjoint for row in inputs.game.cells)
+    given = inputs.params["game"]["disjoint"] if any(played) else {}
+    return "; ".join(f"{name.replace('_', ' ')}: {_parts(given[name]['parts'])}" for name in played if name)
+
+
+def _parts(parts: int | Sequence[Sequence[str]]) -> str:
+    if isinstance(parts, int):
+        return f"every layer dealt to {parts} at random"
+    return " | ".join(", ".join(f"`{layer}`" for layer in part) for part in parts)
 
 
 def randomness_rows(game: GameInputs, attacks: Sequence[str]) -> list[tuple[str, ...]]:

@@ -101,7 +101,7 @@ def by_hand(network: Network, image: Floats, goal: int, targeted: bool, kappa: f
                 slope = slope + const * (network.jacobian(x)[up] - network.jacobian(x)[down])
             slope = slope * (1 - np.tanh(w) ** 2) / 2
             mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
-            settling = (1 + np.cos(np.pi * (step - 1) / steps)) / 2 if 1 < consts == number + 1 else 1.0
+            settling = (1 + np.cos(np.pi * (step - 1) / steps)) / 2 if number + 1 == consts and upper < np.inf else 1.0
             w = w - settling * RATE * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
         lower, upper = (lower, min(upper, const)) if suffices else (max(lower, const), upper)
         const = 10 * const if np.isinf(upper) else (lower + upper) / 2
@@ -217,6 +217,21 @@ def test_aborting_early_saves_steps_and_costs_little() -> None:
         steps.append(outcome.steps.sum())
     assert steps[0] == 40 * 900 and steps[1] < steps[0] / 1.5
     assert np.array_equal(norms[0] > 0, norms[1] > 0) and norms[1].mean() < 1.01 * norms[0].mean()
+
+
+def test_a_search_that_settled_nothing_ends_as_its_last_const_would_alone() -> None:
+    """Of examples whose first c is too small, two search steps find what either c finds by itself, and not less."""
+    network = Network(0)
+    images, labels, _ = some_images(network, 40)
+    given = {"steps": 20, "learning_rate": 0.01, "confidence": 0.1, "abort_early": False}
+    both = attack(network.logits, images, labels, search_steps=2, initial_const=0.1, **given).images.flatten(1).numpy()
+    first, second = (
+        attack(network.logits, images, labels, search_steps=1, initial_const=const, **given).images.flatten(1).numpy()
+        for const in (0.1, 1.0)
+    )
+    too_small, enough = ((found == images).all(1) for found in (first, second))
+    assert (too_small & ~enough).sum() >= 5
+    np.testing.assert_allclose(both[too_small], second[too_small], atol=1e-12)
 
 
 def test_the_last_const_is_taken_whole() -> None:

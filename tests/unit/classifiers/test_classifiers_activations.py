@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import signal
 from torch import Tensor, nn
 
-from pipeline.classifiers.activations import CACHED, NeuronReader, activations, choose_neurons, layer_sizes, pooled, tap
+from pipeline.classifiers.activations import CACHED, NeuronReader, Pooled, activations, choose_neurons, layer_sizes, tap
 from pipeline.classifiers.cifar_resnet import cifar_resnet20
 from pipeline.classifiers.model import Classifier, freeze, to_float
 from pipeline.errors import ClassifierError, ParamsError
@@ -243,22 +243,20 @@ def test_what_is_picked_is_what_the_whole_layer_has_there(layout: torch.memory_f
     leaf = batch.clone().requires_grad_()
     with tap(classifier, pool) as whole:
         classifier(batch)
-    with tap(classifier, pool, pooled(pool)) as picked:
+    with tap(classifier, pool, Pooled(pool)) as picked:
         classifier(leaf)
     for layer, places in pool.items():
         torch.testing.assert_close(picked[layer].detach(), whole[layer][:, torch.from_numpy(places)], rtol=0, atol=0)
     assert torch.autograd.grad(picked["layer3"].sum(), leaf)[0].abs().sum() > 0
 
 
-def test_a_reader_takes_images_of_any_size_and_layout_again_and_again() -> None:
-    """What it looked up for the ones before is for no others; nor do passes without gradients spoil those with."""
-    classifier = resnet()
+def test_a_reader_goes_on_after_a_change_of_layout_and_after_passes_without_gradients() -> None:
+    classifier, batch = resnet(), to_float(images(3))
     layers: dict[str, int | Literal["all"]] = {"layer1": 30, "layer3": 20, "stem.1.residual2": "all", "logit_margins": 2}
     pool = choose_neurons(layer_sizes(classifier, layers, (1, 8, 8)), layers, 0)
-    reader, read = NeuronReader(classifier, pool), pooled(pool)
-    for side, layout in ((8, torch.contiguous_format), (8, torch.channels_last), (12, torch.contiguous_format), (12, torch.channels_last)):
+    reader, read = NeuronReader(classifier, pool), Pooled(pool)
+    for layout in (torch.contiguous_format, torch.channels_last, torch.contiguous_format):
         classifier.to(memory_format=layout)
-        batch = torch.rand(3, 1, side, side)
         logits, neurons = reader(batch)
         leaf = batch.clone().requires_grad_()
         with torch.inference_mode(), tap(classifier, pool, read):
@@ -270,6 +268,18 @@ def test_a_reader_takes_images_of_any_size_and_layout_again_and_again() -> None:
         np.testing.assert_allclose(neurons, parts, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(torch.cat([found[layer] for layer in pool], 1).detach(), parts, rtol=1e-4, atol=1e-5)
         assert torch.autograd.grad(found["layer3"].sum(), leaf)[0].abs().sum() > 0
+
+
+@given(data=st.data())
+def test_neurons_are_picked_from_maps_of_any_shape_and_layout(data: st.DataObject) -> None:
+    """By one reader, again and again: what was looked up for a shape is for no other."""
+    chosen = np.array([0, 3, 5, 11], np.int64)
+    read = Pooled({"maps": chosen})
+    for _ in range(4):
+        shape = data.draw(st.tuples(*[st.integers(1, 4)] * 3).filter(lambda shape: math.prod(shape) >= 12))
+        maps = torch.arange(2 * math.prod(shape), dtype=torch.float32).view(2, *shape)
+        layout = data.draw(st.sampled_from([torch.contiguous_format, torch.channels_last]))
+        np.testing.assert_array_equal(read("maps", maps.contiguous(memory_format=layout)), maps.flatten(1)[:, torch.from_numpy(chosen)])
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

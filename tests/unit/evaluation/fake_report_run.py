@@ -111,6 +111,7 @@ def params() -> dict[str, Any]:
         "attacks": {name: {"family": "pgd", "epsilon": "8/255"} for name in SHIFTS},
         "calibration": {"alpha": ALPHA, "seed": 0},
         "evaluation": {"alphas": [0.01, 0.05], "seeds": [0, 1, 2], "confidence": 0.95, "bootstrap": 1000, "bootstrap_seed": 0},
+        "game": {"disjoint": {"two_banks": {"draw": 30, "parts": 2}}},
         "publish": {"detector": "likelihood_ratio", "draws": "fresh"},
     }
 

@@ -9,7 +9,7 @@ from pipeline.evaluation.figures import to_png, to_svg
 from pipeline.evaluation.game_figures import frontier, lines
 from pipeline.evaluation.game_verdict import Size, headline, paragraph, size_of, summary
 from pipeline.evaluation.plotting import SERIES, percent
-from pipeline.evaluation.randomness import randomness
+from pipeline.evaluation.randomness import Randomness, randomness
 from pipeline.evaluation.randomness_figure import randomness_figure
 from pipeline.evaluation.report import render_report
 from pipeline.evaluation.report_rows import game_says, sent_figures
@@ -201,6 +201,13 @@ def test_disagreement_of_draws_is_a_picture_with_a_point_an_attack_and_a_colour_
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0].endswith("(the guard's)") and len(labels) == len(sizes)
     assert labels[-1] == "m = 30, T = 200, two banks"
+
+
+def test_no_two_sizes_share_colour_and_marker() -> None:
+    sizes = [fake.OWN, *(Size(60, 200, bank) for bank in range(100, 120))]
+    figure = randomness_figure([Randomness("pgd", size, 0.5, 0.1, 0.2, 0.1) for size in sizes], fake.OWN, 8)
+    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    assert len(looks) == len(figure.axes[0].lines) == len(sizes)
     assert to_png(randomness_figure([], fake.OWN, 8))[:4] == b"\x89PNG"
 
 

@@ -137,6 +137,7 @@ def test_the_front_page_says_what_was_run(pages: dict[str, str]) -> None:
     assert "`splits.split_seed` 41" in facts["seeds"] and "`evaluation.seeds` [0, 1, 2]" in facts["seeds"]
     assert facts["splits"] == "train 2,000, fit 1,200, tune 200, calibrate 500, test 400"
     assert facts["prepare"] == "3.2 s" and facts["attack@pgd"] == "restored from the cache"
+    assert "The parts are two banks: every layer dealt to 2 at random." in pages["game.md"]
     assert "for attackers" not in pages["README.md"] and "detection.png" in pages["README.md"] and "frontier.png" in pages["README.md"]
     assert all(text.startswith(MARK) and "{{" not in text for text in pages.values())
 

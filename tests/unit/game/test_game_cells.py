@@ -1,16 +1,19 @@
 """Who plays whom: every cell once, each defender with its own chances, each attacker with the copy that they know."""
 
 from dataclasses import asdict
+from itertools import permutations, product
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from pipeline.artifacts.games import OWN, PLAYS, SURROGATE, play_table
 from pipeline.evaluation.game import Play, filtered, plain, resubmitted
 from pipeline.evaluation.game_verdict import Size, size_of
-from pipeline.game.cells import Cell, crafted, without_the_classifier
+from pipeline.game.cells import Cell, crafted, spread, without_the_classifier
 from pipeline.params.game import DisjointParams
 from pipeline.params.root import load_params
 from stages.whitebox import best_static, cached, live, plan_detectors, variants
@@ -21,7 +24,7 @@ SUCCESS = RNG.random(N) < 0.7
 FRESH, KEYED, COPY = (RNG.random(N) for _ in range(3))
 STATIC = (RNG.random(N) < 0.5).astype(float)
 GAME = load_params().game
-PARTS = {"halves": DisjointParams(draw=12, parts=2)}
+PARTS = {"thirds": DisjointParams(draw=12, parts=3)}
 CELL = Cell("fresh", 60, 200, 1000, "", "nothing", "plain", "pgd", 0)
 CHANCES = {"fresh": FRESH, "keyed": KEYED, "static": STATIC}
 
@@ -80,6 +83,37 @@ def test_plays_image_by_image_come_back_from_their_shards() -> None:
             np.testing.assert_array_equal(getattr(play, name), values)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+@pytest.mark.parametrize("looks", [1, 2, 3, 5, 8])
+def test_looks_are_spread_over_the_parts_evenly(parts: int, looks: int) -> None:
+    """Against all orders in which the parts can be looked at, round after round."""
+    each, chance = np.random.default_rng(parts).random((N, parts)), FRESH
+    found, sent, local = spread(SUCCESS, each, chance, looks), np.zeros(N), np.zeros(N)
+    rounds = list(product(permutations(range(parts)), repeat=-(-looks // parts)))
+    for order in rounds:
+        passing = np.ones(N)
+        for part in sum(order, ())[:looks]:
+            local += passing
+            passing = passing * (1 - each[:, part])
+        sent += passing
+    np.testing.assert_allclose(found.sent, SUCCESS * sent / len(rounds), rtol=1e-9)
+    np.testing.assert_allclose(found.local, SUCCESS * local / len(rounds), rtol=1e-9)
+    np.testing.assert_array_equal(found.accepted, found.sent * (1 - chance))
+    np.testing.assert_array_equal(found.queries, found.sent)
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_who_spreads_the_looks_lets_no_more_through_than_who_looks_at_random(parts: int, looks: int, seed: int) -> None:
+    """And exactly as much where the parts flag alike, or where there is but one look."""
+    each = np.random.default_rng(seed).random((N, parts))
+    blind = filtered(SUCCESS, each.mean(1), FRESH, looks)
+    assert (spread(SUCCESS, each, FRESH, looks).sent <= blind.sent + 1e-12).all()
+    for same, count in ((each.mean(1)[:, None].repeat(parts, 1), looks), (each, 1)):
+        found, wanted = spread(SUCCESS, same, FRESH, count), filtered(SUCCESS, same.mean(1), FRESH, count)
+        for name, values in vars(wanted).items():
+            np.testing.assert_allclose(getattr(found, name), values, rtol=1e-9, atol=1e-12)
+
+
 def test_detectors_vary_in_one_thing_at_a_time() -> None:
     own = load_params().detectors["joint"]
     m, t = own.draw, own.committees  # type: ignore[union-attr]
@@ -91,7 +125,7 @@ def test_detectors_vary_in_one_thing_at_a_time() -> None:
         f"m{m}-t35-b300": Size(m, 35, 300),
         f"m{m}-t{t}-b250": Size(m, t, 250),
         f"m{m}-t{t}-b100": Size(m, t, 100),
-        "disjoint-halves": Size(12, t, 300, "halves"),
+        "disjoint-thirds": Size(12, 48, 300, "thirds"),
     }
 
 
@@ -105,7 +139,8 @@ def test_each_detector_s_cells_have_its_size_and_its_chances(monkeypatch: pytest
     for name in (*sizes, SURROGATE):
         for source in ("clean", "pgd"):
             drawn = {way: rng.random(N) for way in ("fresh", "keyed", "static")}
-            known[name, source] = pa.table({"id": [f"{row:032x}" for row in range(N)], "success": SUCCESS, **drawn})
+            parts = {f"part{number}": rng.random(N) for number in range(3)} if name == "disjoint-thirds" else {}
+            known[name, source] = pa.table({"id": [f"{row:032x}" for row in range(N)], "success": SUCCESS, **drawn, **parts})
     found = {cell: play for cell, play, *_ in cached(known, ["pgd"], sizes, game)}
     assert {size_of(vars(cell)) for cell in found} == set(sizes.values()) and len(sizes) == 6
     for name, size in sizes.items():
@@ -114,7 +149,11 @@ def test_each_detector_s_cells_have_its_size_and_its_chances(monkeypatch: pytest
         assert {cell.knowledge for cell in mine} == {"nothing", "bank"} | ({"algorithm", "draws"} if name == OWN else set())
         chance = known[name, "pgd"]["fresh"].to_numpy()
         looked = found[Cell("fresh", *size, "bank", "filter", "pgd", 8)]
-        np.testing.assert_allclose(looked.accepted, SUCCESS * (1 - chance) ** 9)
+        if name == "disjoint-thirds":
+            each = np.stack([known[name, "pgd"][f"part{number}"].to_numpy() for number in range(3)], 1)
+            np.testing.assert_array_equal(looked.accepted, spread(SUCCESS, each, chance, 8).accepted)
+        else:
+            np.testing.assert_allclose(looked.accepted, SUCCESS * (1 - chance) ** 9)
         np.testing.assert_array_equal(
             found[Cell("fresh", *size, "nothing", "plain", "clean", 0)].accepted, 1 - known[name, "clean"]["fresh"].to_numpy()
         )
@@ -128,16 +167,16 @@ def test_a_detector_from_another_seed_or_of_other_parts_is_another_shard(monkeyp
     monkeypatch.setattr("stages.whitebox.FeatureSet.open", lambda folder: Stored())
     params = load_params()
 
-    def planned(seed: int, parts: int = 2) -> dict[str, str]:
-        game = GAME.model_copy(update={"seed": seed, "disjoint": {"halves": PARTS["halves"].model_copy(update={"parts": parts})}})
-        sizes = {"own": Size(60, 200, 1000), "disjoint-halves": Size(12, 200, 1000, "halves")}
+    def planned(seed: int, parts: int = 3) -> dict[str, str]:
+        game = GAME.model_copy(update={"seed": seed, "disjoint": {"thirds": PARTS["thirds"].model_copy(update={"parts": parts})}})
+        sizes = {"own": Size(60, 200, 1000), "disjoint-thirds": Size(12, 200, 1000, "thirds")}
         tasks = plan_detectors(sizes, params.detectors["joint"], params.fingerprints, params.selection, game, {})  # type: ignore[arg-type]
         return {task.name: task.signature for task in tasks}
 
-    made, another = planned(0), planned(0, 3)
-    assert list(made) == ["disjoint-halves", "surrogate"] and made == planned(0)
+    made, another = planned(0), planned(0, 2)
+    assert list(made) == ["disjoint-thirds", "surrogate"] and made == planned(0)
     assert all(made[name] != signed for name, signed in planned(1).items())
-    assert made["surrogate"] == another["surrogate"] and made["disjoint-halves"] != another["disjoint-halves"]
+    assert made["surrogate"] == another["surrogate"] and made["disjoint-thirds"] != another["disjoint-thirds"]
 
 
 @pytest.mark.parametrize("best", [0, 2])
