@@ -13,7 +13,7 @@ from pipeline.evaluation.plotting import ATTACKED, CLEAN, INK, MUTED, UNIT, canv
 TITLES = {
     "fitted": "Attacks of the fit",
     "unseen": "A family left out of the fit",
-    "after_looks": "Attackers who looked first (100 % where nothing is sent)",
+    "after_looks": "After looks at a copy (100 % if none passes)",
 }
 
 
