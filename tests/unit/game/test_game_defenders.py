@@ -7,120 +7,46 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from world_support import selection_params
+from game_support import (
+    ALPHA,
+    CLASSES,
+    DESCEND,
+    FINGERPRINTS,
+    LAYOUT,
+    PARAMS,
+    POOL,
+    SELECTION,
+    defend,
+    features,
+    labels_of,
+    marked,
+    pictures,
+    signed,
+)
 
 from pipeline.artifacts.games import OWN, Arena, static_seed
 from pipeline.artifacts.matches import Match, Matches, Scene
 from pipeline.artifacts.records import StageRun
 from pipeline.artifacts.store import ShardStore
-from pipeline.classifiers.activations import activations
-from pipeline.classifiers.model import Classifier, freeze, to_float
-from pipeline.detectors.building import build_bank, build_detector
+from pipeline.classifiers.model import Classifier
 from pipeline.detectors.committee import CommitteeDetector
 from pipeline.evaluation.game_verdict import Size, size_of
-from pipeline.fingerprints.bank import Bank, Fingerprints
+from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.draws import StaticDraws
-from pipeline.fingerprints.features import CLEAN, Features, Layout
+from pipeline.fingerprints.features import CLEAN, Features
 from pipeline.game.attackers import ask_live, craft, query, resubmit_changed
 from pipeline.game.defenders import (
-    Defender,
-    calibrated,
     detector_arrays,
     detector_from,
     drawing,
     every_score,
-    only,
     rebuilt,
     surrogate,
     thinned,
 )
-from pipeline.game.disjoint import disjoint, divided, shortage
-from pipeline.params.detectors import CommitteeDetectorParams
-from pipeline.params.fingerprints import FingerprintParams
-from pipeline.params.game import DescendParams, DisjointParams
+from pipeline.params.game import DisjointParams
 from pipeline.params.root import load_params
-from pipeline.random import generator
 from stages.whitebox import possible, shard_detector
-
-CLASSES, SIDE, HIDDEN = 3, 6, 40
-LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
-POOL = {"hidden": np.arange(HIDDEN), "logits": np.arange(CLASSES)}
-PARAMS = CommitteeDetectorParams(
-    kind="committee", layer_weights=None, draw=6, committees=16, directions=3, shrinkage=0.1, pooling=0.5, mistakes=True, seed=0
-)
-FINGERPRINTS = FingerprintParams(
-    seed=0, k=2, layer_weights={"hidden": 1.0, "logits": 0.2}, candidates=200, block=100, fit_attacks=("sign",)
-)
-SELECTION = selection_params(effect_size=0.1, false_discovery_rate=0.05, bank_size=60, min_clean=10, min_attacked=10, min_fingerprints=10)
-ALPHA = 0.1
-DESCEND = DescendParams(norm="linf", epsilon=0.2, step_size=0.02, steps=15, samples=4, weights=(1.0,), trades=(0.5,))
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, HIDDEN), nn.Tanh())
-        self.out = nn.Linear(HIDDEN, CLASSES)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.out(self.hidden(images))
-        return result
-
-
-@pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Small()
-    return freeze(Classifier(network, (0.5,), (0.25,), (SIDE, SIDE)))
-
-
-def pictures(count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 1, SIDE, SIDE)).astype(np.uint8)
-
-
-def labels_of(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    return activations(classifier, to_float(images), POOL)[0].argmax(1).astype(np.int64)
-
-
-def features(classifier: Classifier, clean: np.ndarray, shown: np.ndarray) -> Features:
-    before, after = labels_of(classifier, clean), labels_of(classifier, shown)
-    neurons = activations(classifier, to_float(shown), POOL)[1]
-    ids = [f"{row:032x}" for row in range(len(clean))]
-    return Features(ids, before, before, after, before != after, np.zeros(len(clean), bool), neurons)
-
-
-def signed(classifier: Classifier, images: np.ndarray, epsilon: float = 0.2) -> np.ndarray:
-    """One sign step away from the predicted class."""
-    leaf = to_float(images).requires_grad_()
-    labels = torch.from_numpy(labels_of(classifier, images))
-    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(classifier(leaf), labels), leaf)
-    moved = (leaf.detach() + epsilon * slope.sign()).clamp(0, 1)
-    return (moved * 255).round().to(torch.uint8).numpy()
-
-
-@pytest.fixture(scope="module")
-def fit(classifier: Classifier) -> dict[str, Features]:
-    clean = pictures(900, 1)
-    return {CLEAN: features(classifier, clean, clean), "sign": features(classifier, clean, signed(classifier, clean))}
-
-
-@pytest.fixture(scope="module")
-def detector(fit: dict[str, Features]) -> CommitteeDetector:
-    def stream(sources: Sequence[str]) -> Iterator[tuple[str, Features]]:
-        return ((source, fit[source]) for source in sources)
-
-    bank = build_bank(stream, LAYOUT, CLASSES, FINGERPRINTS, SELECTION)
-    made = build_detector(stream, bank, PARAMS, ["sign"])
-    assert isinstance(made, CommitteeDetector)
-    return made
-
-
-def defend(detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features], way: str, seed: int = 3) -> Defender:
-    clean = pictures(400, 2)
-    known = features(classifier, clean, clean)
-    return calibrated(detector, known, fit[CLEAN].predicted, CLASSES, ALPHA, way, seed)  # type: ignore[arg-type]
 
 
 def test_every_score_is_what_the_detector_gives_for_that_committee(detector: CommitteeDetector, fit: dict[str, Features]) -> None:
@@ -215,19 +141,6 @@ def test_a_surrogate_is_of_another_bank_and_a_prefix_of_the_own_one_keeps_its_co
     assert len(mine & theirs) < len(mine) / 2 and other.committees.members.shape == detector.committees.members.shape
 
 
-def marked(sizes: dict[str, int]) -> Bank:
-    """A bank in which everything about a fingerprint but its layer is its number; two of three are of the second layer."""
-
-    def group(first: int, count: int) -> Fingerprints:
-        numbers = np.arange(first, first + count)
-        return Fingerprints(numbers[:, None].astype(np.int32), (numbers % 3 > 0).astype(np.int16), *[numbers.astype(np.float32)] * 5)
-
-    firsts = np.cumsum([0, *sizes.values()])
-    groups = {name: group(int(first), count) for (name, count), first in zip(sizes.items(), firsts, strict=False)}
-    layout = Layout(("few", "many"), (0, 1, int(firsts[-1])))
-    return Bank.build(layout, groups, {0: "0", 1: "pooled", 2: "2"}, {1: "only 3 fingerprints"})
-
-
 def members(bank: Bank) -> dict[str, list[int]]:
     return {name: group.indices[:, 0].tolist() for name, group in bank.groups.items()}
 
@@ -275,105 +188,6 @@ def test_every_fingerprint_of_a_layer_is_as_likely_to_be_kept() -> None:
     chosen = np.concatenate([thinned(bank, 6, seed, None).fingerprints.indices[:, 0] for seed in range(seeds)])
     kept = np.bincount(chosen, minlength=24) / seeds
     np.testing.assert_allclose(kept, [0.5] * 12 + [1.0] * 3 + [6 / 9] * 9, atol=0.1)
-
-
-@pytest.mark.parametrize("parts", [2, 3, 5])
-def test_every_fingerprint_is_dealt_to_one_part_and_every_layer_to_all(parts: int) -> None:
-    bank = marked({"0": 30, "2": 13, "pooled": 9})
-    found = divided(bank, DisjointParams(draw=1, parts=parts), 3)
-    assert len(found) == parts
-    np.testing.assert_array_equal(np.sort(np.concatenate(found)), np.arange(52))
-    for group in bank.names:
-        dealt = [only(bank, rows).groups[group] for rows in found]
-        for counts in ([len(part) for part in dealt], *(np.array([np.bincount(part.layer, minlength=2) for part in dealt]).T)):
-            assert max(counts) - min(counts) <= 1
-    same, other = (divided(bank, DisjointParams(draw=1, parts=parts), seed) for seed in (3, 4))
-    assert all(map(np.array_equal, found, same)) and not all(map(np.array_equal, found, other))
-
-
-def test_parts_of_layers_have_those_layers_whole() -> None:
-    bank = marked({"0": 30, "2": 13, "pooled": 9})
-    few, many = divided(bank, DisjointParams(draw=1, parts=(("few",), ("many",))), 0)
-    np.testing.assert_array_equal(few, np.flatnonzero(bank.fingerprints.layer == 0))
-    np.testing.assert_array_equal(many, np.flatnonzero(bank.fingerprints.layer == 1))
-
-
-@pytest.mark.parametrize(
-    ("parts", "draw", "committees", "said"),
-    [
-        (2, 3, 16, None),
-        (2, 4, 16, "part 1 has 4 fingerprints of group pooled, where more than draw, 4, were expected."),
-        (3, 1, 2, "there are 3 parts, where at most as many as committees, 2, were expected."),
-        ((("few",), ("many",)), 2, 16, None),
-        ((("few",), ("many",)), 3, 16, "part ['few'] has 3 fingerprints of group pooled, where more than draw, 3, were expected."),
-        (
-            (("many",), ("few", "absent")),
-            1,
-            16,
-            "its parts name ['absent'], where some of the layers that are kept, ['few', 'many'], were expected.",
-        ),
-    ],
-)
-def test_parts_that_are_too_small_are_said(parts: int | tuple[tuple[str, ...], ...], draw: int, committees: int, said: str | None) -> None:
-    bank = marked({"0": 30, "2": 13, "pooled": 9})
-    assert shortage(bank, DisjointParams(draw=draw, parts=parts), committees, 0) == said
-
-
-@pytest.mark.parametrize("committees", [17, 15])
-def test_committees_of_disjoint_parts_are_those_that_each_part_makes_alone(
-    committees: int, detector: CommitteeDetector, fit: dict[str, Features]
-) -> None:
-    """As many of every part, part after part, of seeds of their own."""
-
-    def stream(sources: Sequence[str]) -> Iterator[tuple[str, Features]]:
-        return ((source, fit[source]) for source in sources)
-
-    given, params = DisjointParams(draw=5, parts=3), PARAMS.model_copy(update={"committees": committees})
-    bank, images = detector.bank, fit["sign"]
-    found = disjoint(stream, bank, params, ["sign"], given, 7)
-    assert found.bank is bank and found.committees.members.shape == (15 * len(bank.names), 5)
-    scores, chosen = every_score(found, images.neurons, images.predicted), []
-    for number, rows in enumerate(divided(bank, given, 7)):
-        alone, mine = only(bank, rows), slice(5 * number, 5 * number + 5)
-        members = np.stack([found.committees.members[start:][mine] for start in found.committees.starts[:-1]])
-        assert np.isin(members, rows).all() and len({tuple(sorted(committee)) for committee in members[0].tolist()}) > 1
-        chosen.append(np.searchsorted(rows, members))
-        own = int(generator(params.seed, "game/disjoint", str(number)).integers(2**62))
-        recipe = params.model_copy(update={"draw": 5, "committees": 5, "seed": own})
-        made = build_detector(stream, alone, recipe, ["sign"])
-        assert isinstance(made, CommitteeDetector)
-        np.testing.assert_allclose(scores[:, mine], every_score(made, images.neurons, images.predicted), rtol=1e-4, atol=1e-4)
-    assert not np.array_equal(chosen[0], chosen[1])
-    other = disjoint(stream, bank, params.model_copy(update={"seed": 1}), ["sign"], given, 7)
-    assert not np.array_equal(other.committees.members, found.committees.members)
-
-
-def test_the_chances_of_parts_are_those_of_their_committees(
-    detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features], tmp_path: Path
-) -> None:
-    """Each against calls whose draw is among the part's committees; their mean is the chance of all."""
-
-    def stream(sources: Sequence[str]) -> Iterator[tuple[str, Features]]:
-        return ((source, fit[source]) for source in sources)
-
-    given = DisjointParams(draw=5, parts=2)
-    made = disjoint(stream, detector.bank, PARAMS, ["sign"], given, 7)
-    arena = Arena(tmp_path, load_params().game.model_copy(update={"disjoint": {"two": given}}), ALPHA, {}, ShardStore(tmp_path))
-    clean = features(classifier, pictures(400, 2), pictures(400, 2))
-    shown = fit["sign"].where(np.arange(900) < 80)
-    stored = SimpleNamespace(pool=POOL, class_names=("a", "b", "c"), read_split=lambda source, split: shown)
-    vars(arena).update(features=stored, _calibrate=(clean, fit[CLEAN].predicted), _detectors={"disjoint-two": made})
-    table = arena.chances("disjoint-two", "sign", 0)
-    assert table.column_names == ["id", "success", "fresh", "part0", "part1"]
-    limits = arena.defender("disjoint-two", "fresh").limits()[0][shown.predicted]
-    for number in (0, 1):
-        flagged = np.zeros(len(shown))
-        for committee in range(8 * number, 8 * number + 8):
-            which = torch.from_numpy(made.committees.starts[made.bank.class_group[shown.predicted]] + committee)
-            flagged += made.module(torch.from_numpy(shown.neurons), which).numpy() > limits
-        np.testing.assert_allclose(table[f"part{number}"].to_numpy(), flagged / 8)
-    np.testing.assert_allclose(table["fresh"].to_numpy(), (table["part0"].to_numpy() + table["part1"].to_numpy()) / 2)
-    assert not np.array_equal(table["part0"].to_numpy(), table["part1"].to_numpy())
 
 
 def test_the_stage_makes_a_detector_of_each_size(detector: CommitteeDetector, fit: dict[str, Features], tmp_path: Path) -> None:
