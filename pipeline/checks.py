@@ -46,11 +46,10 @@ def check(params: Params, path: Path = PARAMS_FILE) -> None:
         check_logits(classifier, classes, image.channels)
     sizes = layer_sizes(classifier, list(params.activations.layers), (image.channels, image.height, image.width))
     pool = choose_neurons(sizes, params.activations.layers, params.activations.seed)
-    for layer, weight in params.fingerprints.layer_weights.items():
-        if weight and (k := params.fingerprints.layer_k(layer)) > len(pool[layer]):
-            raise ParamsError(
-                f"{path}: fingerprints.k: {k} is larger than layer {layer!r}, where at most its {len(pool[layer])} neurons were expected."
-            )
+    for layer, k in params.fingerprints.too_wide({layer: len(neurons) for layer, neurons in pool.items()}).items():
+        raise ParamsError(
+            f"{path}: fingerprints.k: {k} is larger than layer {layer!r}, where at most its {len(pool[layer])} neurons were expected."
+        )
 
 
 def _state(path: Path, params: Params) -> str:

@@ -112,18 +112,12 @@ def inspection_cost(design: Design) -> int:
 
 def unfit(design: Design, layout: Layout) -> str | None:
     """Why a design of valid sections does for no detector of these activations, as a sentence; None where nothing speaks against it."""
-    prints, sizes = design.fingerprints, dict(zip(layout.layers, layout.sizes.tolist(), strict=True))
-    for layer in (layer for layer, weight in prints.layer_weights.items() if weight):
-        if (k := prints.layer_k(layer)) > sizes.get(layer, 0):
-            return f"fingerprints.k is {k} in layer {layer!r}, where at most the {sizes.get(layer, 0)} neurons kept of it were expected."
-    if design.detector.draw >= (least := design.selection.min_fingerprints):
-        return (
-            f"draw is {design.detector.draw} of a bank that may hold as few as {least} (selection.min_fingerprints), where fewer were "
-            "expected, so that every draw is a random one."
-        )
-    if least > design.selection.bank_size:
-        return f"selection.min_fingerprints is {least}, where at most selection.bank_size, {design.selection.bank_size}, was expected."
-    return None
+    kept = dict(zip(layout.layers, layout.sizes.tolist(), strict=True))
+    neurons = {layer: kept.get(layer, 0) for layer in design.fingerprints.layer_weights}
+    for layer, k in design.fingerprints.too_wide(neurons).items():
+        return f"fingerprints.k is {k} in layer {layer!r}, where at most the {neurons[layer]} neurons kept of it were expected."
+    said = design.selection.drawn_whole([design.detector.draw])
+    return f"draw is {said}." if said else None
 
 
 def _changed(params: T, **changes: Any) -> T:

@@ -1,5 +1,6 @@
 """``fingerprints`` and ``selection``: the candidates, and what makes one worth keeping."""
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -39,6 +40,11 @@ class FingerprintParams(Section):
         """Neurons in a fingerprint of a layer."""
         return self.k[layer] if isinstance(self.k, dict) else self.k
 
+    def too_wide(self, neurons: Mapping[str, int]) -> dict[str, int]:
+        """The layers among ``neurons`` (layer to how many it has) that are drawn from but have too few for a fingerprint, with their k."""
+        drawn = {layer: self.layer_k(layer) for layer, weight in self.layer_weights.items() if weight and layer in neurons}
+        return {layer: k for layer, k in drawn.items() if k > neurons[layer]}
+
 
 class SelectionParams(Section):
     """Which candidates are kept."""
@@ -59,3 +65,21 @@ class SelectionParams(Section):
     min_attacked: Annotated[int, Field(ge=2)]
     min_fingerprints: Positive
     """A class with less than any of these three uses the pooled bank."""
+
+    @model_validator(mode="after")
+    def _fillable(self) -> Self:
+        if self.min_fingerprints > self.bank_size:
+            raise ValueError(f"min_fingerprints is {self.min_fingerprints}, where at most bank_size, {self.bank_size}, was expected")
+        return self
+
+    def drawn_whole(self, draws: Iterable[int]) -> str | None:
+        """What is wrong with drawing so many fingerprints, without a full stop; None where nothing is.
+
+        A bank that is drawn whole is the same for every input: nothing about the test would be random.
+        """
+        if large := [draw for draw in draws if draw >= self.min_fingerprints]:
+            return (
+                f"{', '.join(map(str, large))} of a bank that may hold as few as {self.min_fingerprints} (selection.min_fingerprints), "
+                "where fewer than that were expected, so that every draw is a random one"
+            )
+        return None

@@ -121,17 +121,17 @@ def _fingerprint_problems(params: Params) -> list[str]:
         for layer in layers
         if layer not in params.fingerprints.layer_weights
     ]
-    for layer, weight in params.fingerprints.layer_weights.items():
-        if layer not in layers:
-            problems.append(
-                f"fingerprints.layer_weights: {layer!r} is not kept, where one of activations.layers, {sorted(layers)}, was expected"
-            )
-        elif weight and isinstance(size := layers[layer], int) and (k := params.fingerprints.layer_k(layer)) > size:
-            problems.append(
-                f"fingerprints.k: {k} is larger than layer {layer!r}, where at most the {size} neurons "
-                f"of activations.layers.{layer} were expected"
-            )
-    return problems
+    problems += [
+        f"fingerprints.layer_weights: {layer!r} is not kept, where one of activations.layers, {sorted(layers)}, was expected"
+        for layer in params.fingerprints.layer_weights
+        if layer not in layers
+    ]
+    wide = params.fingerprints.too_wide({layer: size for layer, size in layers.items() if isinstance(size, int)})
+    return problems + [
+        f"fingerprints.k: {k} is larger than layer {layer!r}, where at most the {layers[layer]} neurons "
+        f"of activations.layers.{layer} were expected"
+        for layer, k in wide.items()
+    ]
 
 
 def _committee_problems(params: Params) -> list[str]:
@@ -174,17 +174,9 @@ def _study_problems(params: Params) -> list[str]:
 
 
 def _draw_problems(params: Params) -> list[str]:
-    """A bank that is drawn whole is the same for every input: nothing about the test would be random."""
-    least, most = params.selection.min_fingerprints, params.selection.bank_size
-    problems = [
-        f"detectors.{name}.draw: {detector.draw} of a bank that may hold as few as {least} (selection.min_fingerprints), "
-        "where fewer than that were expected, so that every draw is a random one"
-        for name, detector in params.detectors.items()
-        if detector.draw >= least
-    ]
-    if least > most:
-        problems.append(f"selection.min_fingerprints: {least} is more than selection.bank_size, {most}, where at most that was expected")
-    return problems
+    draws = {f"detectors.{name}.draw": [detector.draw] for name, detector in params.detectors.items()}
+    found = {key: params.selection.drawn_whole(values) for key, values in (draws | {"game.draws": params.game.draws}).items()}
+    return [f"{key}: {said}" for key, said in found.items() if said]
 
 
 def _alpha_problems(params: Params) -> list[str]:
@@ -195,19 +187,12 @@ def _alpha_problems(params: Params) -> list[str]:
 
 
 def _game_problems(params: Params) -> list[str]:
-    least = params.selection.min_fingerprints
     known = sorted(key for key, detector in params.detectors.items() if isinstance(detector, CommitteeDetectorParams))
-    problems = [
+    return [
         f"{section}.detector: {name!r} is no detector with committees, where one of {known} was expected"
         for section, name in (("game", params.game.detector), ("hardening", params.hardening.detector))
         if name not in known
     ]
-    if large := [draw for draw in params.game.draws if draw >= least]:
-        problems.append(
-            f"game.draws: {large} of a bank that may hold as few as {least} (selection.min_fingerprints), "
-            "where fewer than that were expected"
-        )
-    return problems
 
 
 def read_yaml(path: Path) -> Any:

@@ -123,12 +123,8 @@ def searched(params: Params) -> Setting:
     Raises:
         ParamsError: the section ``tune`` does not fit the others. Not asked of a run, which may do without a search.
     """
-    least, most = params.selection.min_fingerprints, params.tune.space.draw[1]
-    if most >= least:
-        raise ParamsError(
-            f"params.yaml: tune.space.draw: up to {most} of a bank that may hold as few as {least} (selection.min_fingerprints), "
-            "where fewer than that were expected."
-        )
+    if said := params.selection.drawn_whole([params.tune.space.draw[1]]):
+        raise ParamsError(f"params.yaml: tune.space.draw: up to {said}.")
     return setting_of(params)
 
 

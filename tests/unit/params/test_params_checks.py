@@ -158,7 +158,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "an attack called mistaken": (lambda c: c["attacks"].update(mistaken=c["attacks"]["fgsm"]), ("attacks.mistaken", "unattacked images")),
     "all of the smallest bank drawn": (_set("detectors.vote.draw", 100), ("detectors.vote.draw", ": 100 of", "min_fingerprints", "random")),
     "more drawn than a bank may hold": (_set("detectors.vote.draw", 5000), ("detectors.vote.draw", "5000", "as few as 100")),
-    "a bank smaller than the least": (_set("selection.bank_size", 99), ("selection.min_fingerprints", ": 100 is", "bank_size, 99")),
+    "a bank smaller than the least": (_set("selection.bank_size", 99), ("selection: min_fingerprints is 100", "bank_size, 99")),
     "a promised rate that is not measured": (
         _set("evaluation.alphas", [0.01, 0.1]),
         ("calibration.alpha: 0.05", "evaluation.alphas", "[0.01, 0.1]"),
@@ -183,7 +183,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("classifier.architecture", "cifar_resnet21", "cifar_resnet20"),
     ),
     "a game without committees": (_set("game.detector", "vote"), ("game.detector", "'vote'", "['joint']")),
-    "a game that draws the whole bank": (_set("game.draws", [20, 100]), ("game.draws", "[100]", "as few as 100")),
+    "a game that draws the whole bank": (_set("game.draws", [20, 100]), ("game.draws: 100 of", "as few as 100")),
     "a smaller bank tried twice": (_set("game.banks", [80, 80]), ("game.banks: 80 stands in the list more than once",)),
     "a smaller bank of nothing": (_set("game.banks", [0]), ("game.banks", "0", "greater than 0")),
     "parts that are one": (_set("game.disjoint.two_banks.parts", 1), ("game.disjoint.two_banks.parts", "greater than or equal to 2")),
