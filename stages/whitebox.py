@@ -14,7 +14,7 @@ from pipeline.artifacts.adversarial import AdversarialSet
 from pipeline.artifacts.banks import read_bank
 from pipeline.artifacts.features import CLEAN, FeatureSet
 from pipeline.artifacts.files import read_table, write_json, write_table
-from pipeline.artifacts.games import CELLS, DISJOINT, OWN, PART, PLAYS, SURROGATE, Arena, detector_output
+from pipeline.artifacts.games import CELLS, DISJOINT, OWN, PART, PLAYS, SURROGATE, Arena, detector_output, surrogates
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.matches import Match, Matches, matches_of, quota
@@ -26,7 +26,7 @@ from pipeline.evaluation.game import Play, summarise
 from pipeline.evaluation.game_verdict import Size, headline
 from pipeline.evaluation.metrics import auroc
 from pipeline.fingerprints.bank import Bank
-from pipeline.game.cells import Cell, without_the_classifier
+from pipeline.game.cells import Cell, Looked, without_the_classifier
 from pipeline.game.defenders import rebuilt, surrogate, thinned
 from pipeline.game.disjoint import disjoint, shortage
 from pipeline.params.detectors import CommitteeDetectorParams
@@ -116,12 +116,12 @@ def plan_detectors(
     game: GameParams,
     inputs: Mapping[str, str],
 ) -> list[ShardTask[str]]:
-    """A task a detector that the chain has not made; from the game's seed come the surrogate's bank, smaller banks and parts."""
+    """A task a detector that the chain has not made; from the game's seed come the surrogates' banks, smaller banks and parts."""
     features, code = FeatureSet.open(paths.ACTIVATIONS), code_digest("whitebox")
     read = {**inputs, **features.inputs([CLEAN, *fingerprints.fit_attacks], ["fit"])}
     sections = {section.__class__.__name__: section.model_dump(mode="json") for section in (own, fingerprints, selection)}
     known, tasks = {**sections, "seed": game.seed}, []
-    for name in (*(name for name in sizes if name != OWN), SURROGATE):
+    for name in (*(name for name in sizes if name != OWN), *surrogates(game)):
         parts = sizes[name].disjoint if name in sizes else ""
         given = {"disjoint": game.disjoint[parts].model_dump(mode="json")} if parts else {}
         tasks.append(ShardTask(name, signature("game-detector", code=code, params={**known, **given, "name": name}, inputs=read), name, 1))
@@ -134,10 +134,10 @@ def shard_detector(
     """The function that makes a detector."""
 
     def compute(name: str) -> ShardOutput:
-        if name == SURROGATE:
-            features = arena.features
+        if name.startswith(SURROGATE):
+            features, number = arena.features, int(name.removeprefix(SURROGATE))
             classes, seed = len(features.class_names), arena.game.seed
-            return detector_output(surrogate(arena.stream, features.layout, classes, own, fingerprints, selection, seed))
+            return detector_output(surrogate(arena.stream, features.layout, classes, own, fingerprints, selection, seed, number))
         m, t, kept, parts = sizes[name]
         if parts:
             given = arena.game.disjoint[parts]
@@ -230,7 +230,7 @@ def cached(
 ) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
     """The cells that need no more than the chances."""
     for attack in (CLEAN, *attacks):
-        tables = {name: known[name, attack] for name in (*sizes, SURROGATE)}
+        tables = {name: known[name, attack] for name in (*sizes, *surrogates(game))}
         l2, linf = attack_norms(attack, tables[OWN]["id"].to_pylist())
         for name, size in sizes.items():
             success = tables[name]["success"].to_numpy()
@@ -238,12 +238,15 @@ def cached(
                 success = np.ones(len(success), np.bool_)  # clean images are all sent: what is detected of them are false alarms
             chances = {"fresh": tables[name]["fresh"].to_numpy()}
             parts = [tables[name][part].to_numpy() for part in tables[name].column_names if part.startswith(PART)]
-            copies = {"bank": np.stack(parts, axis=1) if parts else chances["fresh"]}
+            looked = [Looked("bank", "filter", np.stack(parts or [chances["fresh"]]), spread=bool(parts))]
             if name == OWN:
                 chances |= {"keyed": tables[name]["keyed"].to_numpy(), "static": tables[name]["static"].to_numpy()}
-                copies["algorithm"] = tables[SURROGATE]["fresh"].to_numpy()
+                fitted_by_attackers = np.stack([tables[each]["fresh"].to_numpy() for each in surrogates(game)])
+                looked.append(Looked("algorithm", "filter", fitted_by_attackers, spread=False))
+                if game.surrogates > 1:
+                    looked.append(Looked("algorithm", "filter_banks", fitted_by_attackers, spread=True))
             cell = Cell("fresh", *size, "nothing", "plain", attack, 0)
-            for found, play in without_the_classifier(cell, success, copies, chances, game, own=name == OWN, clean=attack == CLEAN):
+            for found, play in without_the_classifier(cell, success, looked, chances, game, own=name == OWN, clean=attack == CLEAN):
                 yield found, play, l2, linf
 
 

@@ -30,8 +30,8 @@ from pipeline.random import generator
 
 OWN = "own"
 """The detector that the chain made."""
-SURROGATE = "surrogate"
-"""The attacker's, from a bank of their own."""
+SURROGATE = "surrogate-"
+"""What the names of attackers' own begin with, each from a bank of its own; see ``surrogates``."""
 DISJOINT, PART = "disjoint-", "part"
 """What the names of detectors of disjoint parts begin with; and columns of one part's chances."""
 
@@ -146,12 +146,17 @@ class Arena:
         images = self.features.read_split(source, "test")
         every = every_score(self.detector(name), images.neurons, images.predicted)
         ways: tuple[Way, ...] = ("fresh", "keyed", "static") if name == OWN else ("fresh",)
-        columns: dict[str, Any] = {way: self.defender(name, way, best).chances(images.neurons, images.predicted, every) for way in ways}
+        defenders = {way: self.defender(name, way, best) for way in ways}
+        columns: dict[str, Any] = {way: met.chances(images.neurons, images.predicted, every) for way, met in defenders.items()}
         if name.startswith(DISJOINT):
-            met = self.defender(name, "fresh")
             for number, part in enumerate(np.split(every, self.game.disjoint[name.removeprefix(DISJOINT)].count, axis=1)):
-                columns[f"{PART}{number}"] = met.chances(images.neurons, images.predicted, part)
+                columns[f"{PART}{number}"] = defenders["fresh"].chances(images.neurons, images.predicted, part)
         return pa.table({"id": images.ids, "success": images.success, **columns})
+
+
+def surrogates(game: GameParams) -> list[str]:
+    """The names of the attackers' own detectors."""
+    return [f"{SURROGATE}{number}" for number in range(game.surrogates)]
 
 
 def static_seed(seed: int, number: int) -> int:

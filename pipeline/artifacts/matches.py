@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.artifacts import paths
 from pipeline.artifacts.adversarial import AdversarialSet
 from pipeline.artifacts.features import CLEAN
-from pipeline.artifacts.games import OWN, PLAYS, SURROGATE, Arena, play_table
+from pipeline.artifacts.games import OWN, PLAYS, Arena, play_table, surrogates
 from pipeline.artifacts.images import ImageSet
 from pipeline.artifacts.store import ShardOutput
 from pipeline.attacks.evasion import Ask
@@ -123,7 +123,7 @@ class Matches:
     def _descend(self, match: Match, scene: Scene) -> Settled:
         arena, game, static = self.arena, self.arena.game, self._guard("static")
         known = match.against == "draws"
-        copy = static if known else arena.defender(SURROGATE if match.against == "algorithm" else OWN, "fresh")
+        copy = static if known else arena.defender(surrogates(game)[0] if match.against == "algorithm" else OWN, "fresh")
         pool, what = arena.features.pool, match.what
         made = craft(arena.classifier, pool, copy, scene.pixels, scene.labels, scene.ids, what, game.descend, game.seed)
         defenders = [static] if known else [self._guard("fresh"), self._guard("keyed"), static]

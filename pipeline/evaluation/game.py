@@ -3,7 +3,7 @@
 Given an image, what the guard draws for each look and each submission is independent. So where a share p of the guard's draws
 flags an image and a share q of those of the attacker's copy, nothing need be simulated: R looks let it through with the chance
 (1 - q)^R, and of what is sent then the guard detects p. Every value is that expectation over draws, exact but for the images,
-which are what the intervals resample.
+and for what attackers drew once and for all, such as a bank of their own: these are what the intervals resample.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ SCALE = 2.0**30
 
 @dataclass(frozen=True)
 class Play:
-    """What an attacker did with N images that the classifier gets right, in expectation over the draws; all (N,) float64.
+    """What an attacker did with N images that the classifier gets right, in expectation over the draws; all (N,) float64, or (S, N)
+    of S attackers that differ in what each drew once and for all, such as a bank of their own.
 
     Attributes:
         sent: the chance that a wrong label is sent at all.
@@ -59,7 +60,7 @@ def filtered(success: Bools, looked: Floats, chance: Floats, looks: int) -> Play
 
     Args:
         success: as for ``plain``.
-        looked: (N,) the chance that a draw of the local copy flags the image.
+        looked: (N,) the chance that a draw of the local copy flags the image, or (S, N) of S attackers' copies.
         chance: (N,) that one of the defender's does.
         looks: R.
     """
@@ -96,21 +97,24 @@ def _until(going: Floats, most: int) -> Floats:
 
 
 def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams) -> dict[str, float | None]:
-    """One cell of the game, flat: each value, and with the endings ``_low`` and ``_high`` its interval over images.
+    """One cell of the game, flat: each value, and with the endings ``_low`` and ``_high`` its interval over images and attackers.
 
     Args:
-        play: of N images.
+        play: of N images, by one attacker or by S: then values are means over the attackers, and each resample draws S of them anew
+            as it draws images.
         l2: (N,) the perturbations' Euclidean norms, in pixel units.
         linf: (N,) their maximum norms.
         params: the intervals' confidence, resamples and seed.
 
     Returns:
-        ``images``, ``sent`` (how many wrong labels, in expectation), ``accepted`` (share of the images), ``detected`` (share of
-        what was sent that was never accepted), ``l2`` and ``linf`` (means over the accepted), ``local`` and ``queries`` (means
-        over the images), ``local_per_accepted`` and ``queries_per_accepted``.
+        ``images``, ``sent`` (how many wrong labels an attacker sends, in expectation), ``accepted`` (share of the images),
+        ``detected`` (share of what was sent that was never accepted), ``l2`` and ``linf`` (means over the accepted), ``local`` and
+        ``queries`` (means over the images), ``local_per_accepted`` and ``queries_per_accepted``.
     """
-    one, images = np.ones(len(play.sent)), len(play.sent)
-    shares = {"accepted": (play.accepted, one, images), "detected": (play.sent - play.accepted, play.sent, int(play.sent.sum()))}
+    play = Play(*(np.atleast_2d(values) for values in vars(play).values()))
+    attackers, images = play.sent.shape
+    one, sent = np.ones_like(play.sent), float(play.sent.sum()) / attackers
+    shares = {"accepted": (play.accepted, one, images), "detected": (play.sent - play.accepted, play.sent, int(sent))}
     means = {
         "l2": (play.accepted * l2, play.accepted),
         "linf": (play.accepted * linf, play.accepted),
@@ -121,7 +125,7 @@ def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams) ->
     }
     pairs = [*((above, below) for above, below, _ in shares.values()), *means.values()]
     values, spread = _ratios(pairs, params)
-    flat: dict[str, float | None] = {"images": float(images), "sent": float(play.sent.sum())}
+    flat: dict[str, float | None] = {"images": float(images), "sent": sent}
     for name, value, resampled in zip([*shares, *means], values, spread, strict=True):
         units = shares[name][2] if name in shares else None
         flat |= _estimate(value, resampled, units, params.confidence).named(name)
@@ -129,19 +133,20 @@ def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams) ->
 
 
 def _ratios(pairs: Sequence[tuple[Floats, Floats]], params: EvaluationParams) -> tuple[Floats, Floats]:
-    """Ratios of sums over images: (P,) as they are, and (P, B) in B resamples; NaN where nothing is below the line."""
+    """Ratios of sums over (S, N) arrays: (P,) as they are, and (P, B) in B resamples of S and of N; NaN where nothing is below the line."""
     sums = [np.rint(SCALE * np.stack([pair[side] for pair in pairs])) for side in (0, 1)]
-    weights = _weights(len(pairs[0][0]), params.bootstrap, params.bootstrap_seed)
-    whole, parts = (_divide(*(side.sum(1) for side in sums)), _divide(*(side @ weights for side in sums)))
-    return whole, parts
+    attackers, images = pairs[0][0].shape
+    drawn = [_weights(units, params.bootstrap, params.bootstrap_seed, what) for what, units in (("", images), ("/attackers", attackers))]
+    whole = _divide(*(side.sum((1, 2)) for side in sums))
+    return whole, _divide(*(((side @ drawn[0]) * drawn[1]).sum(1) for side in sums))
 
 
-@lru_cache(maxsize=4)
-def _weights(images: int, resamples: int, seed: int) -> Floats:
-    """(images, resamples): the same resamples for every cell over the same images."""
-    if not images:
+@lru_cache(maxsize=8)
+def _weights(units: int, resamples: int, seed: int, what: str) -> Floats:
+    """(units, resamples): the same resamples for every cell over the same images or attackers."""
+    if not units:
         return np.zeros((0, resamples))
-    return np.concatenate(list(resampled_weights(generator(seed, "bootstrap"), images, resamples)), axis=1)
+    return np.concatenate(list(resampled_weights(generator(seed, f"bootstrap{what}"), units, resamples)), axis=1)
 
 
 def _divide(above: Floats, below: Floats) -> Floats:

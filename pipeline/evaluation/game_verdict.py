@@ -8,6 +8,8 @@ from pipeline.evaluation.verdict import Rate, rate
 
 Row = Mapping[str, Any]
 ENDINGS = ("", "_low", "_high")
+FILTERING = {("bank", "filter"): "bank", ("algorithm", "filter"): "secret", ("algorithm", "filter_banks"): "secret_banks"}
+"""What a filtering attacker knows and does, to its name in the headline."""
 
 
 class Size(NamedTuple):
@@ -42,9 +44,10 @@ def headline(rows: Iterable[Row], attacks: Sequence[str], own: Size, looks: int)
 
     Returns:
         ``<attack>.<who>`` with ``_low`` and ``_high``, the share detected of what is sent: ``fresh`` and ``static`` (plain),
-        ``bank`` and ``secret`` (against fresh draws, filtered on the defender's bank or on a surrogate, R looks), ``draws``
-        (against the static guard, whose draw is known); and ``<attack>.{fresh,bank,secret}.accepted``. The same against keyed draws:
-        ``<attack>.keyed``, ``<attack>.{bank,secret}.keyed``, each with ``.accepted``.
+        ``bank`` and ``secret`` (against fresh draws, filtered on the defender's bank or on a surrogate, R looks),
+        ``secret_banks`` (R looks spread over several surrogates), ``draws`` (against the static guard, whose draw is known); and
+        ``<attack>.{fresh,bank,secret,secret_banks}.accepted``. The same against keyed draws: ``<attack>.keyed``,
+        ``<attack>.{bank,secret,secret_banks}.keyed``, each with ``.accepted``.
         ``descend.<kind>.<knowledge>.<defender>.accepted``, ``query.<replies>.<defender>.accepted`` and likewise ``resubmit`` and
         ``resubmit_changed``: shares of the images tried that end as an accepted wrong label, with ``<...>.queries`` and ``.local``,
         what an image tried cost. ``clean.<defender>``: false alarms.
@@ -64,10 +67,10 @@ def headline(rows: Iterable[Row], attacks: Sequence[str], own: Size, looks: int)
             take(f"{attack}.{way}.accepted", (way, "nothing", "plain", attack, 0), "accepted")
         take(f"{attack}.static", ("static", "nothing", "plain", attack, 0), "detected")
         take(f"{attack}.draws", ("static", "draws", "filter", attack, 1), "detected")
-        for name, knowledge in (("bank", "bank"), ("secret", "algorithm")):
+        for (knowledge, attacker), name in FILTERING.items():
             for way, end in (("fresh", ""), ("keyed", ".keyed")):
-                take(f"{attack}.{name}{end}", (way, knowledge, "filter", attack, looks), "detected")
-                take(f"{attack}.{name}{end}.accepted", (way, knowledge, "filter", attack, looks), "accepted")
+                take(f"{attack}.{name}{end}", (way, knowledge, attacker, attack, looks), "detected")
+                take(f"{attack}.{name}{end}.accepted", (way, knowledge, attacker, attack, looks), "accepted")
     for key, row in cells.items():
         defender, knowledge, attacker, attack, _ = key
         if attacker in ("descend", "query", "resubmit", "resubmit_changed"):
@@ -104,7 +107,7 @@ def paragraph(
         played: the detector that played.
         guarding: the guard's own.
     """
-    kinds = {"plain": "keyed" if keyed else "fresh", **{who: f"{who}.keyed" if keyed else who for who in ("bank", "secret")}}
+    kinds = {"plain": "keyed" if keyed else "fresh", **{who: f"{who}.keyed" if keyed else who for who in FILTERING.values()}}
     ranges = {who: _range([rate(game, f"{attack}.{kind}") for attack in attacks]) for who, kind in kinds.items()}
     static = _range([rate(game, f"{attack}.static") for attack in attacks])
     if ranges["plain"] is None:
@@ -119,6 +122,7 @@ def paragraph(
         f"{ranges[who]} {words}"
         for who, words in (
             ("secret", "where the bank is secret and the copy has another one, fitted to the same data"),
+            ("secret_banks", "where the looks are spread over several such copies"),
             ("bank", "where the bank is known"),
         )
         if ranges[who] is not None
@@ -126,10 +130,15 @@ def paragraph(
     if filtering:
         ends = {who: _range([rate(game, f"{attack}.{kind}.accepted") for attack in attacks]) for who, kind in kinds.items()}
         said.append(
-            f"Of images that passed {looks} looks at a copy of the guard before they are sent, it stops {', and '.join(filtering)}; "
+            f"Of images that passed {looks} looks at a copy of the guard before they are sent, it stops {_listed(filtering)}; "
             f"{ends['bank']} of the images tried then end as an accepted wrong label, {ends['plain']} without any look."
         )
     return " ".join([*said, *_fitted(game, epsilon, keyed=keyed)])
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *others, last = parts
+    return f"{', '.join(others)}, and {last}" if others else last
 
 
 def _another(played: str, guarding: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.evaluation.ablation_study import AblationStudy, ablation_rows, ablation_sentence
 from pipeline.evaluation.figures import attack_names
-from pipeline.evaluation.game_verdict import paragraph, size_of, summary
+from pipeline.evaluation.game_verdict import FILTERING, paragraph, size_of, summary
 from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson
@@ -28,7 +28,8 @@ GAME_COLUMNS = {
     "fresh": "fresh draws, attacker knows nothing",
     "static": "best fixed draw, attacker knows nothing",
     "draws": "fixed draw, known",
-    "secret": "fresh, secret bank, {looks} looks",
+    "secret": "fresh, secret bank, {looks} looks at another",
+    "secret_banks": "fresh, secret bank, {looks} looks at several others",
     "bank": "fresh, known bank, {looks} looks",
     "fresh.accepted": "accepted of the images tried, no look",
     "bank.accepted": "accepted, known bank, {looks} looks",
@@ -134,13 +135,12 @@ def game_rows(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
 
 def sent_figures(game: GameInputs) -> dict[str, float | None]:
     """The headline without shares of less than one image sent: such a share is that of whichever image happens to be left."""
-    knowledge = {"bank": "bank", "algorithm": "secret"}
     few = {
-        f"{row['attack']}.{knowledge[row['knowledge']]}{'.keyed' if row['defender'] == 'keyed' else ''}"
+        f"{row['attack']}.{FILTERING[row['knowledge'], row['attacker']]}{'.keyed' if row['defender'] == 'keyed' else ''}"
         for row in game.cells
-        if (size_of(row), row["budget"], row["attacker"]) == (game.own, game.looks, "filter")
+        if (size_of(row), row["budget"]) == (game.own, game.looks)
         and row["defender"] in ("fresh", "keyed")
-        and row["knowledge"] in knowledge
+        and (row["knowledge"], row["attacker"]) in FILTERING
         and row["sent"] < 1
     }
     return {name: value for name, value in game.headline.items() if name.removesuffix("_low").removesuffix("_high") not in few}

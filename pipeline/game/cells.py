@@ -15,6 +15,24 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Looked:
+    """What a filtering attacker looks at before sending.
+
+    Attributes:
+        knowledge: as of a cell.
+        attacker: as of a cell: ``filter``, or ``filter_banks`` who spreads the looks over banks of their own.
+        copies: (P, N), the chance that a draw of each of P copies flags each image.
+        spread: whether one attacker has all of the copies and spreads the looks over them; otherwise there are P attackers like it, each
+            with one of them.
+    """
+
+    knowledge: str
+    attacker: str
+    copies: Floats
+    spread: bool
+
+
+@dataclass(frozen=True)
 class Cell:
     """Who plays against whom.
 
@@ -44,7 +62,7 @@ class Cell:
 def without_the_classifier(
     cell: Cell,
     success: Bools,
-    copies: Mapping[str, Floats],
+    looked: Sequence[Looked],
     chances: Mapping[str, Floats],
     game: GameParams,
     *,
@@ -56,7 +74,7 @@ def without_the_classifier(
     Args:
         cell: what they share.
         success: (N,).
-        copies: what the attacker knows, to the chance that a draw of their copy flags each image.
+        looked: the attackers who filter.
         chances: defender to the chance that one of its draws does.
         game: looks and tries.
         own: whether it is the guard's own detector, which meets every attacker.
@@ -65,7 +83,7 @@ def without_the_classifier(
     yield from sent_once(cell, success, chances)
     if clean:
         return
-    yield from on_a_copy(cell, success, copies, chances, game.looks)
+    yield from on_a_copy(cell, success, looked, chances, game.looks)
     if own:
         yield from with_the_draws(cell, success, chances)
         yield from again_and_again(cell, success, chances, game.tries)
@@ -78,34 +96,35 @@ def sent_once(cell: Cell, success: Bools, chances: Mapping[str, Floats]) -> Iter
 
 
 def on_a_copy(
-    cell: Cell, success: Bools, looked: Mapping[str, Floats], chances: Mapping[str, Floats], looks: Sequence[int]
+    cell: Cell, success: Bools, looked: Sequence[Looked], chances: Mapping[str, Floats], looks: Sequence[int]
 ) -> Iterator[tuple[Cell, Play]]:
     """The attackers who filter on a local copy.
 
     Args:
         cell: what the cells share.
         success: (N,).
-        looked: what the attacker knows, to the chance that a draw of their copy flags each image; (N, P) where draws are of P disjoint
-            parts, the chance of each part.
+        looked: the attackers.
         chances: defender to the chance that one of its draws does.
         looks: numbers of looks.
     """
     for defender, chance in chances.items():
-        for knowledge, copy in looked.items():
+        for who in looked:
+            play = spread if who.spread else filtered
             for count in looks:
-                met = replace(cell, defender=defender, knowledge=knowledge, attacker="filter", budget=count)
-                yield met, filtered(success, copy, chance, count) if copy.ndim == 1 else spread(success, copy, chance, count)
+                met = replace(cell, defender=defender, knowledge=who.knowledge, attacker=who.attacker, budget=count)
+                yield met, play(success, who.copies, chance, count)
 
 
 def spread(success: Bools, looked: Floats, chance: Floats, looks: int) -> Play:
-    """As ``filtered``, by an attacker who knows the parts that draws are from and spreads the looks over them.
+    """As ``filtered``, by an attacker who has several copies and spreads the looks over them: of the parts that draws are from, or of
+    several banks of their own.
 
-    R looks at P parts are R // P at each, and one more at R mod P of them, drawn at random without repetition: with more looks at one part
+    R looks at P copies are R // P at each, and one more at R mod P of them, drawn at random without repetition: with more looks at one
     than at another the attacker would learn less, for parts are as likely to be met.
 
     Args:
         success: (N,).
-        looked: (N, P), the chance that a draw from each part of the attacker's copy flags the image.
+        looked: (P, N), the chance that a draw from each copy flags the image.
         chance: (N,), that one of the defender's draws does.
         looks: R.
     """
@@ -115,15 +134,15 @@ def spread(success: Bools, looked: Floats, chance: Floats, looks: int) -> Play:
 
 
 def _through(looked: Floats, looks: int) -> Floats:
-    """The chance, (N,), that no look flags the image: of the last, incomplete round the mean over the sets of parts looked at."""
-    parts = looked.shape[1]
+    """The chance, (N,), that no look flags the image: of the last, incomplete round the mean over the sets of copies looked at."""
+    parts, images = looked.shape
     rounds, rest = divmod(looks, parts)
-    chosen = np.zeros((rest + 1, len(looked)))  # the elementary symmetric polynomials of the chances to pass
+    chosen = np.zeros((rest + 1, images))  # the elementary symmetric polynomials of the chances to pass
     chosen[0] = 1
-    for passed in (1 - looked).T:
+    for passed in 1 - looked:
         for size in range(rest, 0, -1):
             chosen[size] += chosen[size - 1] * passed
-    return np.asarray((1 - looked).prod(1) ** rounds * chosen[rest] / comb(parts, rest))
+    return np.asarray((1 - looked).prod(0) ** rounds * chosen[rest] / comb(parts, rest))
 
 
 def with_the_draws(cell: Cell, success: Bools, chances: Mapping[str, Floats]) -> Iterator[tuple[Cell, Play]]:

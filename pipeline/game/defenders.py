@@ -188,9 +188,13 @@ def surrogate(
     fingerprints: FingerprintParams,
     selection: SelectionParams,
     seed: int,
+    number: int,
 ) -> CommitteeDetector:
-    """What an attacker makes who knows the algorithm and the data but not the bank: the same steps from seeds of their own."""
-    own = [int(value) for value in generator(seed, "game/surrogate").integers(2**62, size=2)]
+    """What an attacker makes who knows the algorithm and the data but not the bank: the same steps from seeds of their own.
+
+    ``number`` tells such attackers apart.
+    """
+    own = [int(value) for value in generator(seed, "game/surrogate", str(number)).integers(2**62, size=2)]
     bank = build_bank(stream, layout, classes, fingerprints.model_copy(update={"seed": own[0]}), selection)
     reseeded = params.model_copy(update={"seed": own[1]})
     return rebuilt(stream, bank, reseeded, fingerprints.fit_attacks, params.draw, params.committees)

@@ -60,7 +60,7 @@ class GameParams(Section):
     detector: Name
     """Which of ``detectors`` defends; one with committees."""
     seed: Seed
-    """Of the attackers' own randomness, of the surrogate bank, and of the defender's draws, so that a game can be repeated."""
+    """Of the attackers' own randomness, of the surrogate banks, and of the defender's draws, so that a game can be repeated."""
     draws: Unique[Positive]
     """Fingerprints of a committee (m) that the defender tries, beside the detector's own."""
     committees: Unique[Positive]
@@ -72,6 +72,9 @@ class GameParams(Section):
     """Committees of several parts of the bank that the defender tries, by name; where a part is too small, a note says so instead."""
     statics: Positive
     """Fixed draws that the static defender chooses from, by their AUROC on ``tune``."""
+    surrogates: Positive
+    """Banks that attackers fit for themselves who know the algorithm and the data, each from seeds of its own: one such attacker has one
+    of them, so their cells are means over these, and another spreads the looks over all. Who descends has the first."""
     looks: Unique[Positive]
     """How often the filtering attacker looks at a local copy before sending (R)."""
     headline: Positive

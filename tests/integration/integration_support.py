@@ -67,6 +67,7 @@ SMALL: dict[str, Any] = {
     "game.banks": [25],
     "game.disjoint": {"two_banks": {"draw": 8, "parts": 2}},
     "game.statics": 2,
+    "game.surrogates": 2,
     "game.looks": [1, 8],
     "game.tries": 3,
     "game.images": 8,

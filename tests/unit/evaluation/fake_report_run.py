@@ -111,7 +111,7 @@ def params() -> dict[str, Any]:
         "attacks": {name: {"family": "pgd", "epsilon": "8/255"} for name in SHIFTS},
         "calibration": {"alpha": ALPHA, "seed": 0},
         "evaluation": {"alphas": [0.01, 0.05], "seeds": [0, 1, 2], "confidence": 0.95, "bootstrap": 1000, "bootstrap_seed": 0},
-        "game": {"disjoint": {"two_banks": {"draw": 30, "parts": 2}}},
+        "game": {"surrogates": 3, "disjoint": {"two_banks": {"draw": 30, "parts": 2}}},
         "publish": {"detector": "likelihood_ratio", "draws": "fresh"},
     }
 
@@ -250,8 +250,10 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
         cell("keyed", OWN, "nothing", "plain", attack, 0, plain(success, chance**1.1))
         for knowledge in ("bank", "algorithm"):
             cell("keyed", OWN, knowledge, "filter", attack, 8, filtered(success, chance, chance**1.3, 8))
+        cell("keyed", OWN, "algorithm", "filter_banks", attack, 8, filtered(success, chance**0.9, chance**1.5, 8))
         for looks in (1, 8, 64):
             cell("fresh", OWN, "algorithm", "filter", attack, looks, filtered(success, rng.permutation(chance), chance, looks))
+            cell("fresh", OWN, "algorithm", "filter_banks", attack, looks, filtered(success, chance**2, chance, looks))
         cell("static", OWN, "nothing", "plain", attack, 0, plain(success, fixed))
         cell("static", OWN, "draws", "filter", attack, 1, foreseen(success, fixed))
         for defender, afresh in (("fresh", True), ("keyed", False)):

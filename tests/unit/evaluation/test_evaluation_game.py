@@ -123,6 +123,29 @@ def test_intervals_resample_images_and_certainty_is_not_claimed() -> None:
     assert nobody["detected"] is None and nobody["queries_per_accepted"] is None and nobody["accepted"] == 0
 
 
+def test_several_attackers_are_means_whose_intervals_resample_them_too() -> None:
+    copies = np.stack([np.clip(CHANCE + shift, 0, 1) for shift in (-0.3, -0.1, 0.1, 0.3)])
+    each = [filtered(SUCCESS, copy, CHANCE, 8) for copy in copies]
+    found, one = cell(filtered(SUCCESS, copies, CHANCE, 8)), cell(each[0])
+    assert found["images"] == IMAGES and found["sent"] == pytest.approx(np.mean([play.sent.sum() for play in each]))
+    for name in ("accepted", "local", "queries"):
+        assert found[name] == pytest.approx(np.mean([getattr(play, name).mean() for play in each]), abs=1e-6)
+    wanted = 1 - sum(play.accepted.sum() for play in each) / sum(play.sent.sum() for play in each)
+    assert found["detected"] == pytest.approx(wanted, abs=1e-6)
+    rng, resampled = np.random.default_rng(5), []
+    for _ in range(2000):
+        rows, drawn = rng.integers(0, IMAGES, IMAGES), [each[number] for number in rng.integers(0, 4, 4)]
+        resampled.append(np.mean([play.accepted[rows].mean() for play in drawn]))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    assert found["accepted_low"] == pytest.approx(low, abs=0.02) and found["accepted_high"] == pytest.approx(high, abs=0.02)
+    assert high - low > 2 * (one["accepted_high"] - one["accepted_low"])  # type: ignore[operator]  # else it would show nothing
+
+
+def test_attackers_all_alike_are_as_one() -> None:
+    one, alike = filtered(SUCCESS, COPY, CHANCE, 8), filtered(SUCCESS, np.stack([COPY] * 5), CHANCE, 8)
+    assert cell(alike) == pytest.approx(cell(one))
+
+
 def test_a_cell_depends_on_the_order_of_images_in_no_way_that_matters() -> None:
     order, play = np.random.default_rng(3).permutation(IMAGES), filtered(SUCCESS, COPY, CHANCE, 8)
     turned = Play(*(values[order] for values in vars(play).values()))

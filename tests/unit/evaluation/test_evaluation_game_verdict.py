@@ -18,6 +18,7 @@ from pipeline.evaluation.strokes import dash
 CELLS = fake.game_cells()
 ATTACKS = list(fake.SHIFTS)
 GAME = fake.game_inputs(cells=CELLS)
+FILTERS = {"bank": ("bank", "filter"), "secret": ("algorithm", "filter"), "secret_banks": ("algorithm", "filter_banks")}
 
 
 def row(**wanted: object) -> dict:
@@ -33,8 +34,8 @@ def said(**changes: object) -> str:
 def test_the_headline_takes_its_figures_from_the_guard_s_own_cells() -> None:
     flat = headline(CELLS, ATTACKS, fake.OWN, 8)
     for attack in ATTACKS:
-        for who, knowledge in (("bank", "bank"), ("secret", "algorithm")):
-            cell = row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker="filter", attack=attack, budget=8)
+        for who, (knowledge, attacker) in FILTERS.items():
+            cell = row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker=attacker, attack=attack, budget=8)
             assert (flat[f"{attack}.{who}"], flat[f"{attack}.{who}_low"]) == (cell["detected"], cell["detected_low"])
         assert flat[f"{attack}.static"] == row(defender="static", attacker="plain", attack=attack)["detected"]
         assert flat[f"{attack}.draws"] == 0
@@ -45,7 +46,7 @@ def test_the_headline_takes_its_figures_from_the_guard_s_own_cells() -> None:
 
 def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
     text = said()
-    for who in ("fresh", "static", "bank", "secret"):
+    for who in ("fresh", "static", *FILTERS):
         shares = [GAME.headline[f"{attack}.{who}"] for attack in ATTACKS]
         assert f"{percent(min(shares))} to {percent(max(shares))}" in text, who  # type: ignore[type-var, arg-type]
     strongest = GAME.headline["descend.traded_0.5.bank.fresh.accepted"]
@@ -55,7 +56,7 @@ def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
 
 def test_a_keyed_guard_s_paragraph_has_the_figures_against_keyed_draws() -> None:
     text, fresh = said(keyed=True), said()
-    for knowledge, attacker, budget in (("nothing", "plain", 0), ("bank", "filter", 8), ("algorithm", "filter", 8)):
+    for knowledge, attacker, budget in (("nothing", "plain", 0), *((*who, 8) for who in FILTERS.values())):
         cells = [
             row(defender="keyed", knowledge=knowledge, attacker=attacker, attack=attack, budget=budget)["detected"] for attack in ATTACKS
         ]
@@ -173,8 +174,8 @@ def with_few_sent(attack: str, *budgets: int) -> list[dict]:
 def test_a_share_of_less_than_one_image_sent_is_not_told() -> None:
     told = sent_figures(GAME)
     for attack in ATTACKS:
-        for who, knowledge in (("bank", "bank"), ("secret", "algorithm")):
-            cell = row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker="filter", attack=attack, budget=8)
+        for who, (knowledge, attacker) in FILTERS.items():
+            cell = row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker=attacker, attack=attack, budget=8)
             assert (f"{attack}.{who}" in told) == (cell["sent"] >= 1)
     game = fake.game_inputs(cells=with_few_sent("fgsm", 8))
     gone = {f"fgsm.bank{end}" for end in ("", "_low", "_high")}

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from pipeline.artifacts.games import OWN, PLAYS, SURROGATE, play_table
+from pipeline.artifacts.games import OWN, PLAYS, play_table, surrogates
 from pipeline.evaluation.game import Play, filtered, plain, resubmitted
 from pipeline.evaluation.game_verdict import Size, size_of
-from pipeline.game.cells import Cell, crafted, spread, without_the_classifier
+from pipeline.game.cells import Cell, Looked, crafted, spread, without_the_classifier
 from pipeline.params.game import DisjointParams
 from pipeline.params.root import load_params
 from stages.whitebox import best_static, cached, live, plan_detectors, variants
@@ -21,17 +21,19 @@ from stages.whitebox import best_static, cached, live, plan_detectors, variants
 N = 50
 RNG = np.random.default_rng(0)
 SUCCESS = RNG.random(N) < 0.7
-FRESH, KEYED, COPY = (RNG.random(N) for _ in range(3))
+FRESH, KEYED, COPY, ANOTHER = (RNG.random(N) for _ in range(4))
 STATIC = (RNG.random(N) < 0.5).astype(float)
 GAME = load_params().game
 PARTS = {"thirds": DisjointParams(draw=12, parts=3)}
 CELL = Cell("fresh", 60, 200, 1000, "", "nothing", "plain", "pgd", 0)
 CHANCES = {"fresh": FRESH, "keyed": KEYED, "static": STATIC}
+KNOWN, COPIES = Looked("bank", "filter", FRESH[None], spread=False), np.stack([COPY, ANOTHER])
+LOOKED = [KNOWN, Looked("algorithm", "filter", COPIES, spread=False), Looked("algorithm", "filter_banks", COPIES, spread=True)]
 
 
 def played(**changes: object) -> dict[tuple, Play]:
-    values = {"copies": {"bank": FRESH, "algorithm": COPY}, "chances": CHANCES, "own": True, "clean": False} | changes
-    found = list(without_the_classifier(CELL, SUCCESS, values["copies"], values["chances"], GAME, own=values["own"], clean=values["clean"]))  # type: ignore[arg-type]
+    values = {"looked": LOOKED, "chances": CHANCES, "own": True, "clean": False} | changes
+    found = list(without_the_classifier(CELL, SUCCESS, values["looked"], values["chances"], GAME, own=values["own"], clean=values["clean"]))  # type: ignore[arg-type]
     cells = {tuple(asdict(cell).values()): play for cell, play in found}
     assert len(cells) == len(found)
     return cells
@@ -39,12 +41,15 @@ def played(**changes: object) -> dict[tuple, Play]:
 
 def test_the_guard_s_own_detector_meets_everybody() -> None:
     cells = played()
-    assert len(cells) == 3 * (1 + 2 * len(GAME.looks) + 1 + 1)
+    assert len(cells) == 3 * (1 + 3 * len(GAME.looks) + 1 + 1)
     for defender, chance in CHANCES.items():
-        for knowledge, copy in (("bank", FRESH), ("algorithm", COPY)):
-            for looks in GAME.looks:
-                play = cells[defender, 60, 200, 1000, "", knowledge, "filter", "pgd", looks]
-                np.testing.assert_array_equal(play.accepted, filtered(SUCCESS, copy, chance, looks).accepted)
+        for looks in GAME.looks:
+            known, fitted, several = (
+                cells[defender, 60, 200, 1000, "", who.knowledge, who.attacker, "pgd", looks].accepted for who in LOOKED
+            )
+            np.testing.assert_array_equal(known, [filtered(SUCCESS, FRESH, chance, looks).accepted])
+            np.testing.assert_array_equal(fitted, [filtered(SUCCESS, copy, chance, looks).accepted for copy in (COPY, ANOTHER)])
+            np.testing.assert_array_equal(several, spread(SUCCESS, COPIES, chance, looks).accepted)
         again = cells[defender, 60, 200, 1000, "", "nothing", "resubmit", "pgd", GAME.tries]
         np.testing.assert_array_equal(again.queries, resubmitted(SUCCESS, chance, GAME.tries, afresh=defender == "fresh").queries)
         foreseen = cells[defender, 60, 200, 1000, "", "draws", "filter", "pgd", 1]
@@ -52,7 +57,7 @@ def test_the_guard_s_own_detector_meets_everybody() -> None:
 
 
 def test_other_detectors_meet_the_filter_and_clean_images_nobody() -> None:
-    others = played(copies={"bank": FRESH}, chances={"fresh": FRESH}, own=False)
+    others = played(looked=[KNOWN], chances={"fresh": FRESH}, own=False)
     assert {key[6] for key in others} == {"plain", "filter"} and len(others) == 1 + len(GAME.looks)
     assert {key[6] for key in played(clean=True)} == {"plain"}
 
@@ -87,14 +92,14 @@ def test_plays_image_by_image_come_back_from_their_shards() -> None:
 @pytest.mark.parametrize("looks", [1, 2, 3, 5, 8])
 def test_looks_are_spread_over_the_parts_evenly(parts: int, looks: int) -> None:
     """Against all orders in which the parts can be looked at, round after round."""
-    each, chance = np.random.default_rng(parts).random((N, parts)), FRESH
+    each, chance = np.random.default_rng(parts).random((parts, N)), FRESH
     found, sent, local = spread(SUCCESS, each, chance, looks), np.zeros(N), np.zeros(N)
     rounds = list(product(permutations(range(parts)), repeat=-(-looks // parts)))
     for order in rounds:
         passing = np.ones(N)
         for part in sum(order, ())[:looks]:
             local += passing
-            passing = passing * (1 - each[:, part])
+            passing = passing * (1 - each[part])
         sent += passing
     np.testing.assert_allclose(found.sent, SUCCESS * sent / len(rounds), rtol=1e-9)
     np.testing.assert_allclose(found.local, SUCCESS * local / len(rounds), rtol=1e-9)
@@ -105,11 +110,11 @@ def test_looks_are_spread_over_the_parts_evenly(parts: int, looks: int) -> None:
 @given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32 - 1))
 def test_who_spreads_the_looks_lets_no_more_through_than_who_looks_at_random(parts: int, looks: int, seed: int) -> None:
     """And exactly as much where the parts flag alike, or where there is but one look."""
-    each = np.random.default_rng(seed).random((N, parts))
-    blind = filtered(SUCCESS, each.mean(1), FRESH, looks)
+    each = np.random.default_rng(seed).random((parts, N))
+    blind = filtered(SUCCESS, each.mean(0), FRESH, looks)
     assert (spread(SUCCESS, each, FRESH, looks).sent <= blind.sent + 1e-12).all()
-    for same, count in ((each.mean(1)[:, None].repeat(parts, 1), looks), (each, 1)):
-        found, wanted = spread(SUCCESS, same, FRESH, count), filtered(SUCCESS, same.mean(1), FRESH, count)
+    for same, count in ((each.mean(0)[None].repeat(parts, 0), looks), (each, 1)):
+        found, wanted = spread(SUCCESS, same, FRESH, count), filtered(SUCCESS, same.mean(0), FRESH, count)
         for name, values in vars(wanted).items():
             np.testing.assert_allclose(getattr(found, name), values, rtol=1e-9, atol=1e-12)
 
@@ -132,11 +137,11 @@ def test_detectors_vary_in_one_thing_at_a_time() -> None:
 def test_each_detector_s_cells_have_its_size_and_its_chances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.whitebox.attack_norms", lambda attack, ids: (np.ones(len(ids)), np.ones(len(ids))))
     game, rng = (
-        GAME.model_copy(update={"draws": (20,), "committees": (35,), "banks": (100, 61), "disjoint": PARTS}),
+        GAME.model_copy(update={"draws": (20,), "committees": (35,), "banks": (100, 61), "disjoint": PARTS, "surrogates": 2}),
         np.random.default_rng(1),
     )
     sizes, known = variants(game, load_params().detectors["joint"], 300), {}  # type: ignore[arg-type]
-    for name in (*sizes, SURROGATE):
+    for name in (*sizes, *surrogates(game)):
         for source in ("clean", "pgd"):
             drawn = {way: rng.random(N) for way in ("fresh", "keyed", "static")}
             parts = {f"part{number}": rng.random(N) for number in range(3)} if name == "disjoint-thirds" else {}
@@ -150,13 +155,20 @@ def test_each_detector_s_cells_have_its_size_and_its_chances(monkeypatch: pytest
         chance = known[name, "pgd"]["fresh"].to_numpy()
         looked = found[Cell("fresh", *size, "bank", "filter", "pgd", 8)]
         if name == "disjoint-thirds":
-            each = np.stack([known[name, "pgd"][f"part{number}"].to_numpy() for number in range(3)], 1)
+            each = np.stack([known[name, "pgd"][f"part{number}"].to_numpy() for number in range(3)])
             np.testing.assert_array_equal(looked.accepted, spread(SUCCESS, each, chance, 8).accepted)
         else:
-            np.testing.assert_allclose(looked.accepted, SUCCESS * (1 - chance) ** 9)
+            np.testing.assert_allclose(looked.accepted, [SUCCESS * (1 - chance) ** 9])
         np.testing.assert_array_equal(
             found[Cell("fresh", *size, "nothing", "plain", "clean", 0)].accepted, 1 - known[name, "clean"]["fresh"].to_numpy()
         )
+    theirs = np.stack([known[name, "pgd"]["fresh"].to_numpy() for name in surrogates(game)])
+    chance = known[OWN, "pgd"]["fresh"].to_numpy()
+    by_one, by_several = (found[Cell("fresh", *sizes[OWN], "algorithm", who, "pgd", 8)].accepted for who in ("filter", "filter_banks"))
+    np.testing.assert_array_equal(by_one, SUCCESS * (1 - theirs) ** 8 * (1 - chance))
+    np.testing.assert_array_equal(by_several, spread(SUCCESS, theirs, chance, 8).accepted)
+    alone = {cell.attacker for cell, *_ in cached(known, ["pgd"], sizes, game.model_copy(update={"surrogates": 1}))}
+    assert "filter_banks" not in alone and "filter" in alone
 
 
 def test_a_detector_from_another_seed_or_of_other_parts_is_another_shard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,15 +180,17 @@ def test_a_detector_from_another_seed_or_of_other_parts_is_another_shard(monkeyp
     params = load_params()
 
     def planned(seed: int, parts: int = 3) -> dict[str, str]:
-        game = GAME.model_copy(update={"seed": seed, "disjoint": {"thirds": PARTS["thirds"].model_copy(update={"parts": parts})}})
+        game = GAME.model_copy(
+            update={"seed": seed, "surrogates": 2, "disjoint": {"thirds": PARTS["thirds"].model_copy(update={"parts": parts})}}
+        )
         sizes = {"own": Size(60, 200, 1000), "disjoint-thirds": Size(12, 200, 1000, "thirds")}
         tasks = plan_detectors(sizes, params.detectors["joint"], params.fingerprints, params.selection, game, {})  # type: ignore[arg-type]
         return {task.name: task.signature for task in tasks}
 
     made, another = planned(0), planned(0, 2)
-    assert list(made) == ["disjoint-thirds", "surrogate"] and made == planned(0)
+    assert list(made) == ["disjoint-thirds", "surrogate-0", "surrogate-1"] and made == planned(0)
     assert all(made[name] != signed for name, signed in planned(1).items())
-    assert made["surrogate"] == another["surrogate"] and made["disjoint-thirds"] != another["disjoint-thirds"]
+    assert made["surrogate-0"] == another["surrogate-0"] != made["surrogate-1"] and made["disjoint-thirds"] != another["disjoint-thirds"]
 
 
 @pytest.mark.parametrize("best", [0, 2])

@@ -1,6 +1,7 @@
 """Defenders of a made world: chances that a count over all committees confirms, draws of each way, attackers against live guards."""
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,9 +137,11 @@ def test_a_surrogate_is_of_another_bank_and_a_prefix_of_the_own_one_keeps_its_co
     fewer = rebuilt(stream, detector.bank, PARAMS, ["sign"], PARAMS.draw, 4)
     first = detector.committees.starts[:-1, None] + np.arange(4)
     np.testing.assert_array_equal(fewer.committees.members, detector.committees.members[first.ravel()])
-    other = surrogate(stream, LAYOUT, CLASSES, PARAMS, FINGERPRINTS, SELECTION, 0)
-    mine, theirs = ({tuple(row) for row in made.bank.fingerprints.indices.tolist()} for made in (detector, other))
-    assert len(mine & theirs) < len(mine) / 2 and other.committees.members.shape == detector.committees.members.shape
+    others = [surrogate(stream, LAYOUT, CLASSES, PARAMS, FINGERPRINTS, SELECTION, 0, number) for number in range(2)]
+    banks = [{tuple(row) for row in made.bank.fingerprints.indices.tolist()} for made in (detector, *others)]
+    for one, another in combinations(banks, 2):
+        assert len(one & another) < len(one) / 2
+    assert all(other.committees.members.shape == detector.committees.members.shape for other in others)
 
 
 def members(bank: Bank) -> dict[str, list[int]]:
