@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.artifacts import paths
@@ -9,6 +10,7 @@ from pipeline.artifacts.files import read_json, write_json
 from pipeline.artifacts.signature import library_versions
 from pipeline.errors import ParamsError, WhorlError
 from pipeline.params.classifier import AdoptedClassifier
+from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.root import PARAMS_FILE, Params, load_params
 
 
@@ -22,8 +24,11 @@ def ensure_checked(path: Path = PARAMS_FILE) -> None:
     write_json(paths.CHECKED, {"state": state})
 
 
-def check(params: Params, path: Path = PARAMS_FILE) -> None:
+def check(params: Params, path: Path = PARAMS_FILE) -> list[str]:
     """Builds what the params describe, without computing anything with it.
+
+    Returns:
+        A sentence for everything that a run would leave out and go on.
 
     Raises:
         WhorlError: a sentence for what is wrong: the attacks' options, the data source, the classifier and its checkpoint,
@@ -46,10 +51,28 @@ def check(params: Params, path: Path = PARAMS_FILE) -> None:
         check_logits(classifier, classes, image.channels)
     sizes = layer_sizes(classifier, list(params.activations.layers), (image.channels, image.height, image.width))
     pool = choose_neurons(sizes, params.activations.layers, params.activations.seed)
-    for layer, k in params.fingerprints.too_wide({layer: len(neurons) for layer, neurons in pool.items()}).items():
+    neurons = {layer: len(kept) for layer, kept in pool.items()}
+    for layer, k in params.fingerprints.too_wide(neurons).items():
         raise ParamsError(
-            f"{path}: fingerprints.k: {k} is larger than layer {layer!r}, where at most its {len(pool[layer])} neurons were expected."
+            f"{path}: fingerprints.k: {k} is larger than layer {layer!r}, where at most its {neurons[layer]} neurons were expected."
         )
+    return [f"{path}: {said}" for said in _left_out(params, neurons)]
+
+
+def _left_out(params: Params, neurons: Mapping[str, int]) -> Iterator[str]:
+    """What the ablation and the game would leave out of a run."""
+    from pipeline.detectors.design import Design, variants
+    from pipeline.game.disjoint import misfit
+
+    changed, playing = params.detectors.get(params.ablation.detector), params.detectors[params.game.detector]
+    if isinstance(changed, CommitteeDetectorParams):
+        base = Design(params.fingerprints, params.selection, changed)
+        for name, said in variants(base, params.ablation.variants, neurons)[1].items():
+            yield f"ablation.variants.{name}: does not go with the params as they are and would be left out: {said}"
+    assert isinstance(playing, CommitteeDetectorParams)
+    for name, given in params.game.disjoint.items():
+        if why := misfit(given, playing.committees, list(neurons)):
+            yield f"game.disjoint.{name}: would be left out: {why}"
 
 
 def _state(path: Path, params: Params) -> str:

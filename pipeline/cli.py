@@ -50,11 +50,12 @@ def repro(
 
 @app.command()
 def check() -> None:
-    """Checks params.yaml: keys, types, files, the classifier and its layers; computes nothing."""
+    """Checks params.yaml: keys, types, files, the classifier and its layers, and what a run would leave out; computes nothing."""
     from pipeline.checks import check as check_params
     from pipeline.params.root import load_params
 
-    check_params(load_params())
+    for said in check_params(load_params()):
+        print(said)
     print("params.yaml: nothing wrong was found.")
 
 

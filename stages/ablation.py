@@ -14,12 +14,12 @@ from pipeline.artifacts.files import read_table, write_json, write_table
 from pipeline.artifacts.records import StageRun, stage_run
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
-from pipeline.detectors.design import Design, inspection_cost, unfit
+from pipeline.detectors.design import Design, inspection_cost, variants
 from pipeline.distributed.shard_map import ShardTask, Work, shard_map
 from pipeline.errors import WhorlError
 from pipeline.evaluation.ablation import Shares, change_of_share, mean_share
 from pipeline.evaluation.objectives import Drawn, caught_and_sent, cross_fitted
-from pipeline.params.ablation import UNCHANGED, varied
+from pipeline.params.ablation import UNCHANGED
 from pipeline.params.evaluation import EvaluationParams
 from pipeline.params.root import Params, load
 from pipeline.tune.bench import Bench, Setting, setting_of
@@ -51,7 +51,10 @@ def measured(params: Params, run: StageRun) -> tuple[list[pa.Table], dict[str, f
     except WhorlError as error:
         run.note(f"Ablation: nothing could be measured: {error}")
         return [], {}
-    designs, done = variants(setting, params, run), dict[str, pa.Table]()
+    layout, done = FeatureSet.open(paths.ACTIVATIONS).layout, dict[str, pa.Table]()
+    designs, refused = variants(setting.base, params.ablation.variants, layout.neurons)
+    for name, said in refused.items():
+        run.note(f"Ablation: the variant {name} does not go with the params as they are: {said}")
     store, tasks = ShardStore((paths.SHARDS / "ablation").resolve()), plan(designs, setting)
     with store.locked():
         shard_map(partial(shard_variant, Path.cwd(), setting), tasks, store, title="ablation: variants")
@@ -71,23 +74,6 @@ def measured(params: Params, run: StageRun) -> tuple[list[pa.Table], dict[str, f
         metrics |= figures(name, found[name], found[UNCHANGED], params.evaluation)
         metrics[f"{name}.cost"] = float(inspection_cost(designs[name]))
     return [rows.add_column(0, NAME, pa.array([name] * len(rows), pa.string())) for name, rows in done.items()], metrics
-
-
-def variants(setting: Setting, params: Params, run: StageRun) -> dict[str, Design]:
-    """The design as it is, first, and every variant that goes with it; of the others a note says why they do not."""
-    base, layout = setting.base, FeatureSet.open(paths.ACTIVATIONS).layout
-    found = {UNCHANGED: base}
-    for name, changes in params.ablation.variants.items():
-        try:
-            design = Design(*varied((base.fingerprints, base.selection, base.detector), changes))
-            said = unfit(design, layout)
-        except ValueError as error:
-            said = f"{error}."
-        if said:
-            run.note(f"Ablation: the variant {name} does not go with the params as they are: {said}")
-        else:
-            found[name] = design
-    return found
 
 
 def plan(designs: dict[str, Design], setting: Setting) -> list[ShardTask[Design]]:

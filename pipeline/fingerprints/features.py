@@ -62,6 +62,11 @@ class Layout:
         offsets = np.array(self.offsets, np.int64)
         return offsets[1:] - offsets[:-1]
 
+    @property
+    def neurons(self) -> dict[str, int]:
+        """Layer to the number of its neurons."""
+        return dict(zip(self.layers, self.sizes.tolist(), strict=True))
+
     def to_json(self) -> dict[str, Any]:
         """The layout as plain values."""
         return {"layers": list(self.layers), "offsets": list(self.offsets)}

@@ -34,12 +34,19 @@ def divided(bank: Bank, given: DisjointParams, seed: int) -> list[Rows]:
     return [np.flatnonzero(part == number) for number in range(given.parts)]
 
 
-def shortage(bank: Bank, given: DisjointParams, committees: int, seed: int) -> str | None:
-    """Why a bank cannot be drawn from in these parts, a sentence; None where it can."""
+def misfit(given: DisjointParams, committees: int, layers: Sequence[str]) -> str | None:
+    """Why no bank of these layers can be drawn from in these parts, a sentence; None where nothing speaks against it."""
     if committees < given.count:
         return f"there are {given.count} parts, where at most as many as committees, {committees}, were expected."
-    if unknown := [layer for part in given.layers for layer in part if layer not in bank.layout.layers]:
-        return f"its parts name {unknown}, where some of the layers that are kept, {list(bank.layout.layers)}, were expected."
+    if unknown := [layer for part in given.layers for layer in part if layer not in layers]:
+        return f"its parts name {unknown}, where some of the layers that are kept, {list(layers)}, were expected."
+    return None
+
+
+def shortage(bank: Bank, given: DisjointParams, committees: int, seed: int) -> str | None:
+    """Why a bank cannot be drawn from in these parts, a sentence; None where it can."""
+    if said := misfit(given, committees, bank.layout.layers):
+        return said
     for number, rows in enumerate(divided(bank, given, seed)):
         sizes = only(bank, rows).sizes
         if (least := int(sizes.min())) <= given.draw:  # a part that is drawn whole leaves nothing to chance

@@ -82,7 +82,7 @@ def setting_of(params: Params, section: str = "tune") -> Setting:
 
 def layer_choices(layout: Layout, tune: TuneParams) -> dict[str, list[int]]:
     """Layer to the k that it may have in the search; raises WhorlError where no layer has neurons enough."""
-    return choices(dict(zip(layout.layers, layout.sizes.tolist(), strict=True)), tune.space.k)
+    return choices(layout.neurons, tune.space.k)
 
 
 def build_bench(root: Path, setting: Setting, able: Mapping[str, Sequence[int]]) -> Callable[[Point | None], dict[str, Any]]:

@@ -31,6 +31,7 @@ ADOPTED = {
 }
 
 Change = Callable[[dict[str, Any]], object]
+Checked = Callable[[Change], list[str]]
 
 
 def _set(dotted: str, value: Any) -> Change:
@@ -54,23 +55,23 @@ def _delete(dotted: str) -> Change:
 
 
 @pytest.fixture
-def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
     """Checks the default params after a change, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
 
-    def run(change: Change) -> None:
+    def run(change: Change) -> list[str]:
         content = YAML(typ="safe").load((PROJECT / "presets/digits.yaml").read_text())
         change(content)
         path = tmp_path / "params.yaml"
         with path.open("w") as file:
             YAML().dump(content, file)
-        check(load_params(path), path)
+        return [said.removeprefix(f"{path}: ") for said in check(load_params(path), path)]
 
     return run
 
 
-def test_the_default_params_are_good(checked: Callable[[Change], None]) -> None:
-    checked(lambda _: None)
+def test_the_default_params_are_good(checked: Checked) -> None:
+    assert checked(lambda _: None) == []
 
 
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
@@ -207,7 +208,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize(("change", "said"), CASES.values(), ids=CASES)
-def test_bad_params_are_sentences(checked: Callable[[Change], None], change: Change, said: tuple[str, ...]) -> None:
+def test_bad_params_are_sentences(checked: Checked, change: Change, said: tuple[str, ...]) -> None:
     with pytest.raises(WhorlError) as caught:
         checked(change)
     message = str(caught.value)
@@ -222,7 +223,7 @@ def test_no_yaml_is_a_sentence(tmp_path: Path) -> None:
             load_params(path)
 
 
-def test_tensors_that_do_not_fit_are_named(checked: Callable[[Change], None], tmp_path: Path) -> None:
+def test_tensors_that_do_not_fit_are_named(checked: Checked, tmp_path: Path) -> None:
     state = build_network("cifar_resnet20", 10, 1, pretrained=False).state_dict()
     state["stranger"] = torch.zeros(2)
     weight = next(name for name in state if name.startswith("fc") and name.endswith("weight"))
@@ -236,7 +237,7 @@ def test_tensors_that_do_not_fit_are_named(checked: Callable[[Change], None], tm
 
 
 @pytest.mark.parametrize("classes", [0, 1])
-def test_a_folder_with_one_class_or_none(checked: Callable[[Change], None], tmp_path: Path, classes: int) -> None:
+def test_a_folder_with_one_class_or_none(checked: Checked, tmp_path: Path, classes: int) -> None:
     (tmp_path / "images").mkdir()
     for label in range(classes):
         (tmp_path / "images" / f"class{label}").mkdir()
@@ -262,39 +263,50 @@ def test_the_default_is_the_digits_preset() -> None:
 
 
 @pytest.mark.parametrize("draw", [1, 99])
-def test_any_true_part_of_the_bank_may_be_drawn(checked: Callable[[Change], None], draw: int) -> None:
+def test_any_true_part_of_the_bank_may_be_drawn(checked: Checked, draw: int) -> None:
     checked(lambda c: (c["detectors"]["vote"].update(draw=draw), c["selection"].update(bank_size=100)))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        _set("game.banks", [60, 20]),
-        _set("game.disjoint", {}),
-        _set("game.disjoint.two_banks.draw", 10_000),
+LEFT_OUT = "does not go with the params as they are and would be left out: "
+STUDIES: dict[str, tuple[Change, list[tuple[str, str]]]] = {
+    "smaller banks": (_set("game.banks", [60, 20]), []),
+    "no disjoint parts": (_set("game.disjoint", {}), []),
+    "parts that only the bank tells too small": (_set("game.disjoint.two_banks.draw", 10_000), []),
+    "parts of an unknown layer": (
         _set("game.disjoint.two_banks.parts", [["layer1"], ["layer9"]]),
-        _set("detectors.joint.draw", 25),
-        _set(
-            "detectors.joint",
-            {
-                "kind": "committee",
-                "layer_weights": None,
-                "draw": 90,
-                "committees": 9,
-                "directions": 1,
-                "shrinkage": 0.5,
-                "pooling": 1.0,
-                "mistakes": True,
-                "seed": 0,
-            },
-        ),
-        lambda c: c["selection"].update(min_fingerprints=65, bank_size=65),
-        _set("tune.detector", "vote"),
-    ],
-)
-def test_what_a_study_tries_need_not_go_with_every_change_of_the_design(checked: Callable[[Change], None], change: Change) -> None:
-    """A variant or a size of the game that does not is left out, and said; a search's proposal can still be applied."""
-    checked(change)
+        [("game.disjoint.two_banks", "would be left out: its parts name ['layer9'], where some of the layers that are kept, ")],
+    ),
+    "more parts than committees": (
+        _set("game.disjoint.two_banks.parts", 101),
+        [("game.disjoint.two_banks", "would be left out: there are 101 parts, where at most as many as committees, ")],
+    ),
+    "another draw": (_set("detectors.joint.draw", 25), []),
+    "another detector": (
+        lambda c: c["detectors"]["joint"].update(draw=90, committees=9, directions=1, pooling=1.0),
+        [("ablation.variants.five_directions", f"{LEFT_OUT}detector: ")],
+    ),
+    "a k that a layer has not": (
+        _set("ablation.variants.single_neurons", {"fingerprints.k": 5000}),
+        [("ablation.variants.single_neurons", f"{LEFT_OUT}fingerprints.k is 5000 in layer ")],
+    ),
+    "a variant that draws the whole bank": (
+        _set("ablation.variants.half_the_draw", {"detector.draw": 100}),
+        [("ablation.variants.half_the_draw", f"{LEFT_OUT}draw is 100 of a bank that may hold as few as 100 ")],
+    ),
+    "an ablation of a detector without committees": (_set("ablation.detector", "vote"), []),
+    "a proposal": (lambda c: c["selection"].update(min_fingerprints=65, bank_size=65), []),
+    "a search of a detector without committees": (_set("tune.detector", "vote"), []),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), STUDIES.values(), ids=STUDIES)
+def test_what_a_study_tries_need_not_go_with_every_change_of_the_design(
+    checked: Checked, change: Change, said: list[tuple[str, str]]
+) -> None:
+    """A variant or a size of the game that does not is left out, and said beforehand; a search's proposal can still be applied."""
+    found = [each.split(": ", 1) for each in checked(change)]
+    assert [key for key, _ in found] == [key for key, _ in said]
+    assert all(told.startswith(wanted) and told.endswith(".") for (_, told), (_, wanted) in zip(found, said, strict=True))
 
 
 def test_fractions_are_read_as_written(tmp_path: Path) -> None:
