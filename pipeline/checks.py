@@ -15,12 +15,15 @@ from pipeline.params.root import PARAMS_FILE, Params, load_params
 
 
 def ensure_checked(path: Path = PARAMS_FILE) -> None:
-    """Checks the params once for each content of the file and of what it points to; later calls cost nothing."""
+    """Checks the params once for each content of the file and of what it points to, and prints what a run would leave out; later calls
+    cost nothing.
+    """
     params = load_params(path)
     state = _state(path, params)
     if paths.CHECKED.is_file() and _known(state):
         return
-    check(params, path)
+    for said in check(params, path):
+        print(said)
     write_json(paths.CHECKED, {"state": state})
 
 
@@ -28,7 +31,8 @@ def check(params: Params, path: Path = PARAMS_FILE) -> list[str]:
     """Builds what the params describe, without computing anything with it.
 
     Returns:
-        A sentence for everything that a run would leave out and go on.
+        A sentence for each variant of the ablation and each disjoint committee that a run would leave out, as far as it can be known
+        without a bank.
 
     Raises:
         WhorlError: a sentence for what is wrong: the attacks' options, the data source, the classifier and its checkpoint,
@@ -65,13 +69,15 @@ def _left_out(params: Params, neurons: Mapping[str, int]) -> Iterator[str]:
     from pipeline.game.disjoint import misfit
 
     changed, playing = params.detectors.get(params.ablation.detector), params.detectors[params.game.detector]
-    if isinstance(changed, CommitteeDetectorParams):
+    if not isinstance(changed, CommitteeDetectorParams):
+        yield f"ablation.detector: {params.ablation.detector!r} is no detector with committees, so every variant would be left out."
+    else:
         base = Design(params.fingerprints, params.selection, changed)
         for name, said in variants(base, params.ablation.variants, neurons)[1].items():
             yield f"ablation.variants.{name}: does not go with the params as they are and would be left out: {said}"
     assert isinstance(playing, CommitteeDetectorParams)
     for name, given in params.game.disjoint.items():
-        if why := misfit(given, playing.committees, list(neurons)):
+        if why := misfit(given, playing.committees, list(neurons), params.selection.bank_size):
             yield f"game.disjoint.{name}: would be left out: {why}"
 
 

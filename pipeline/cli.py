@@ -54,9 +54,9 @@ def check() -> None:
     from pipeline.checks import check as check_params
     from pipeline.params.root import load_params
 
-    for said in check_params(load_params()):
-        print(said)
-    print("params.yaml: nothing wrong was found.")
+    if left_out := check_params(load_params()):
+        print("\n".join(left_out))
+    print("params.yaml: nothing that would stop a run was found." if left_out else "params.yaml: nothing wrong was found.")
 
 
 @app.command()

@@ -69,8 +69,8 @@ def main() -> None:
             detectors.keep(task.signature for task in made)
             chances.keep([task.signature for task in tried] + [task.signature for task in looked])
             matches.keep(task.signature for task in played)
-        settled = [*cached(known, attacks, sizes, game), *live(plays)]
-        rows = [{**asdict(cell), **summarise(play, l2, linf, params.evaluation)} for cell, play, l2, linf in settled]
+        settled = [*cached(known, attacks, sizes, game), *((*found, []) for found in live(plays))]
+        rows = [{**asdict(cell), **summarise(play, l2, linf, params.evaluation, without)} for cell, play, l2, linf, without in settled]
         write_table(paths.GAME, pa.Table.from_pylist(rows, schema=CELLS))
         summary = headline(rows, attacks, sizes[OWN], game.headline)
         write_json(paths.METRICS / "game.json", summary)
@@ -184,8 +184,9 @@ def plan_chances(arena: Arena, attacks: Sequence[str], best: int, inputs: Mappin
     tasks = []
     for name in (OWN, *arena.made):
         for source in (CLEAN, *attacks):
-            read = {**inputs, **arena.made, **features.inputs([CLEAN], ["fit", "calibrate"]), **features.inputs([source], ["test"])}
-            known = {"detector": name, "source": source, "game": arena.game.model_dump(mode="json"), "alpha": arena.alpha, "best": best}
+            made = {name: arena.made[name]} if name in arena.made else {}
+            read = {**inputs, **made, **features.inputs([CLEAN], ["fit", "calibrate"]), **features.inputs([source], ["test"])}
+            known = {"detector": name, "source": source, "seed": arena.game.seed, "alpha": arena.alpha, "best": best}
             signed = signature("game-chances", code=code, params=known, inputs=read)
             tasks.append(ShardTask(f"{name}.{source}", signed, (name, source), features.count(source, "test")))
     return tasks
@@ -208,11 +209,12 @@ def plan_matches(
     images, classifier, code = ImageSet.open(paths.DATA), open_artifact(paths.CLASSIFIER, "classifier"), code_digest("whitebox")
     weights = {file: classifier.sha256(file) for file in classifier.files}
     calibrated = arena.features.inputs([CLEAN], ["fit", "calibrate"])
-    known = {"game": arena.game.model_dump(mode="json"), "alpha": arena.alpha, "best": best, "own": own.model_dump(mode="json")}
-    tasks = []
+    game = arena.game.model_dump(mode="json", exclude={"draws", "committees", "banks", "disjoint", "looks", "statics", "surrogates"})
+    known = {"game": game, "alpha": arena.alpha, "best": best, "own": own.model_dump(mode="json")}
+    first, tasks = surrogates(arena.game)[0], []
     for shard in images.shards("test"):
         for match in matches_of(shard, attacks, arena.game):
-            read = {**inputs, **arena.made, **calibrated, **weights, "images": images.sha256(shard)}
+            read = {**inputs, first: arena.made[first], **calibrated, **weights, "images": images.sha256(shard)}
             if match.attacker == "resubmit_changed":
                 read |= AdversarialSet.open(paths.attack(match.what)).inputs(shard)
             signed = signature("game-match", code=code, params={**known, **asdict(match)}, inputs=read)
@@ -227,8 +229,8 @@ def shard_match(arena: Arena, best: int, own: Size) -> Work[Match]:
 
 def cached(
     known: Mapping[tuple[str, str], pa.Table], attacks: Sequence[str], sizes: Mapping[str, Size], game: GameParams
-) -> Iterator[tuple[Cell, Play, Floats, Floats]]:
-    """The cells that need no more than the chances."""
+) -> Iterator[tuple[Cell, Play, Floats, Floats, list[Play]]]:
+    """The cells that need no more than the chances: with norms, and the play without each bank that attackers fitted."""
     for attack in (CLEAN, *attacks):
         tables = {name: known[name, attack] for name in (*sizes, *surrogates(game))}
         l2, linf = attack_norms(attack, tables[OWN]["id"].to_pylist())
@@ -238,16 +240,16 @@ def cached(
                 success = np.ones(len(success), np.bool_)  # clean images are all sent: what is detected of them are false alarms
             chances = {"fresh": tables[name]["fresh"].to_numpy()}
             parts = [tables[name][part].to_numpy() for part in tables[name].column_names if part.startswith(PART)]
-            looked = [Looked("bank", "filter", np.stack(parts or [chances["fresh"]]), spread=bool(parts))]
+            looked = [Looked("bank", "filter", np.stack(parts or [chances["fresh"]]), spread=bool(parts), drawn=False)]
             if name == OWN:
                 chances |= {"keyed": tables[name]["keyed"].to_numpy(), "static": tables[name]["static"].to_numpy()}
                 fitted_by_attackers = np.stack([tables[each]["fresh"].to_numpy() for each in surrogates(game)])
-                looked.append(Looked("algorithm", "filter", fitted_by_attackers, spread=False))
+                looked.append(Looked("algorithm", "filter", fitted_by_attackers, spread=False, drawn=True))
                 if game.surrogates > 1:
-                    looked.append(Looked("algorithm", "filter_banks", fitted_by_attackers, spread=True))
+                    looked.append(Looked("algorithm", "filter_banks", fitted_by_attackers, spread=True, drawn=True))
             cell = Cell("fresh", *size, "nothing", "plain", attack, 0)
-            for found, play in without_the_classifier(cell, success, looked, chances, game, own=name == OWN, clean=attack == CLEAN):
-                yield found, play, l2, linf
+            cells = without_the_classifier(cell, success, looked, chances, game, own=name == OWN, clean=attack == CLEAN)
+            yield from ((found, play, l2, linf, without) for found, play, without in cells)
 
 
 def attack_norms(attack: str, ids: Sequence[str]) -> tuple[Floats, Floats]:

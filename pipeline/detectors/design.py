@@ -1,4 +1,4 @@
-"""What a search may change of a committee detector, and what a point of its space stands for."""
+"""What a search or an ablation may change of a committee detector, and what a point of the search's space stands for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

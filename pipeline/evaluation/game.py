@@ -3,7 +3,8 @@
 Given an image, what the guard draws for each look and each submission is independent. So where a share p of the guard's draws
 flags an image and a share q of those of the attacker's copy, nothing need be simulated: R looks let it through with the chance
 (1 - q)^R, and of what is sent then the guard detects p. Every value is that expectation over draws, exact but for the images,
-and for what attackers drew once and for all, such as a bank of their own: these are what the intervals resample.
+which are what the intervals resample, and for banks that attackers fit for themselves, whose luck widens the intervals of those who
+have one of several or all of these.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,7 @@ SCALE = 2.0**30
 
 @dataclass(frozen=True)
 class Play:
-    """What an attacker did with N images that the classifier gets right, in expectation over the draws; all (N,) float64, or (S, N)
-    of S attackers that differ in what each drew once and for all, such as a bank of their own.
+    """What an attacker did with N images that the classifier gets right, in expectation over the draws; all (N,) float64.
 
     Attributes:
         sent: the chance that a wrong label is sent at all.
@@ -60,7 +60,7 @@ def filtered(success: Bools, looked: Floats, chance: Floats, looks: int) -> Play
 
     Args:
         success: as for ``plain``.
-        looked: (N,) the chance that a draw of the local copy flags the image, or (S, N) of S attackers' copies.
+        looked: (N,) the chance that a draw of the local copy flags the image.
         chance: (N,) that one of the defender's does.
         looks: R.
     """
@@ -96,57 +96,62 @@ def _until(going: Floats, most: int) -> Floats:
     return np.asarray(sum(going**turn for turn in range(most)), np.float64)
 
 
-def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams) -> dict[str, float | None]:
-    """One cell of the game, flat: each value, and with the endings ``_low`` and ``_high`` its interval over images and attackers.
+def pooled(plays: Sequence[Play]) -> Play:
+    """What attackers of one kind do on average, image by image: a ratio of sums over it is that of all that they send, taken together."""
+    return Play(*(np.mean(values, axis=0) for values in zip(*(vars(play).values() for play in plays), strict=True)))
+
+
+def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams, without: Sequence[Play] = ()) -> dict[str, float | None]:
+    """One cell of the game, flat: each value, and with the endings ``_low`` and ``_high`` its interval.
+
+    Intervals resample images. Where ``play`` rests on S things drawn once and for all, such as banks that attackers fit for themselves, the
+    luck of these is taken into account by a jackknife with Student's t of S - 1 degrees of freedom, for S is small, and both are joined
+    by the method of variance estimates recovery (Zou and Donner, Statistics in Medicine 27, 2008).
 
     Args:
-        play: of N images, by one attacker or by S: then values are means over the attackers, and each resample draws S of them anew
-            as it draws images.
+        play: of N images.
         l2: (N,) the perturbations' Euclidean norms, in pixel units.
         linf: (N,) their maximum norms.
         params: the intervals' confidence, resamples and seed.
+        without: the same play with one of the S left out, for each; none where it rests on nothing of that kind.
 
     Returns:
-        ``images``, ``sent`` (how many wrong labels an attacker sends, in expectation), ``accepted`` (share of the images),
-        ``detected`` (share of what was sent that was never accepted), ``l2`` and ``linf`` (means over the accepted), ``local`` and
-        ``queries`` (means over the images), ``local_per_accepted`` and ``queries_per_accepted``.
+        ``images``, ``sent`` (how many wrong labels, in expectation), ``accepted`` (share of the images), ``detected`` (share of
+        what was sent that was never accepted), ``l2`` and ``linf`` (means over the accepted), ``local`` and ``queries`` (means
+        over the images), ``local_per_accepted`` and ``queries_per_accepted``.
     """
-    play = Play(*(np.atleast_2d(values) for values in vars(play).values()))
-    attackers, images = play.sent.shape
-    one, sent = np.ones_like(play.sent), float(play.sent.sum()) / attackers
-    shares = {"accepted": (play.accepted, one, images), "detected": (play.sent - play.accepted, play.sent, int(sent))}
-    means = {
-        "l2": (play.accepted * l2, play.accepted),
-        "linf": (play.accepted * linf, play.accepted),
-        "local": (play.local, one),
-        "queries": (play.queries, one),
-        "local_per_accepted": (play.local, play.accepted),
-        "queries_per_accepted": (play.queries, play.accepted),
-    }
-    pairs = [*((above, below) for above, below, _ in shares.values()), *means.values()]
-    values, spread = _ratios(pairs, params)
+    images, sent = len(play.sent), float(play.sent.sum())
+    units, sums = {"accepted": images, "detected": int(sent)}, _sums(play, l2, linf)
+    values = _divide(*(side.sum(1) for side in sums.values()))
+    weights = _weights(images, params.bootstrap, params.bootstrap_seed)
+    resampled = _divide(*(side @ weights for side in sums.values()))
+    others = [_divide(*(side.sum(1) for side in _sums(other, l2, linf).values())) for other in without]
     flat: dict[str, float | None] = {"images": float(images), "sent": sent}
-    for name, value, resampled in zip([*shares, *means], values, spread, strict=True):
-        units = shares[name][2] if name in shares else None
-        flat |= _estimate(value, resampled, units, params.confidence).named(name)
+    for place, (name, value) in enumerate(zip(_MEASURES, values, strict=True)):
+        found = _estimate(value, resampled[place], units.get(name), params.confidence)
+        if others:
+            found = _widened(found, np.array([other[place] for other in others]), params.confidence, 1.0 if name in units else np.inf)
+        flat |= found.named(name)
     return flat
 
 
-def _ratios(pairs: Sequence[tuple[Floats, Floats]], params: EvaluationParams) -> tuple[Floats, Floats]:
-    """Ratios of sums over (S, N) arrays: (P,) as they are, and (P, B) in B resamples of S and of N; NaN where nothing is below the line."""
-    sums = [np.rint(SCALE * np.stack([pair[side] for pair in pairs])) for side in (0, 1)]
-    attackers, images = pairs[0][0].shape
-    drawn = [_weights(units, params.bootstrap, params.bootstrap_seed, what) for what, units in (("", images), ("/attackers", attackers))]
-    whole = _divide(*(side.sum((1, 2)) for side in sums))
-    return whole, _divide(*(((side @ drawn[0]) * drawn[1]).sum(1) for side in sums))
+_MEASURES = ("accepted", "detected", "l2", "linf", "local", "queries", "local_per_accepted", "queries_per_accepted")
 
 
-@lru_cache(maxsize=8)
-def _weights(units: int, resamples: int, seed: int, what: str) -> Floats:
-    """(units, resamples): the same resamples for every cell over the same images or attackers."""
-    if not units:
+def _sums(play: Play, l2: Floats, linf: Floats) -> dict[str, Floats]:
+    """What stands above and below the line of each measure, image by image, (8, N) each, in whole numbers."""
+    one = np.ones(len(play.sent))
+    above = (play.accepted, play.sent - play.accepted, play.accepted * l2, play.accepted * linf, *(play.local, play.queries) * 2)
+    below = (one, play.sent, play.accepted, play.accepted, one, one, play.accepted, play.accepted)
+    return {"above": np.rint(SCALE * np.stack(above)), "below": np.rint(SCALE * np.stack(below))}
+
+
+@lru_cache(maxsize=4)
+def _weights(images: int, resamples: int, seed: int) -> Floats:
+    """(images, resamples): the same resamples for every cell over the same images."""
+    if not images:
         return np.zeros((0, resamples))
-    return np.concatenate(list(resampled_weights(generator(seed, f"bootstrap{what}"), units, resamples)), axis=1)
+    return np.concatenate(list(resampled_weights(generator(seed, "bootstrap"), images, resamples)), axis=1)
 
 
 def _divide(above: Floats, below: Floats) -> Floats:
@@ -156,11 +161,39 @@ def _divide(above: Floats, below: Floats) -> Floats:
 
 
 def _estimate(value: float, resampled: Floats, units: int | None, confidence: float) -> Estimate:
-    """A share that is exactly 0 or 1 gets Wilson's interval over ``units``: resampling would claim certainty."""
+    """A share that is less than one of ``units`` away from 0 or 1 has an interval no narrower than Wilson's there: resampling alone
+    would claim certainty.
+    """
     if np.isnan(value):
         return UNDEFINED
-    if units is not None and value in (0.0, 1.0):
-        return wilson(round(value) * units, units, confidence) if units else Estimate(float(value), 0.0, 1.0)
+    if units == 0:
+        return Estimate(float(value), 0.0, 1.0)
     if np.isnan(resampled).all():
         return Estimate(float(value), None, None)
-    return Estimate(float(value), *percentile_interval(resampled, confidence))
+    low, high = percentile_interval(resampled, confidence)
+    if units is not None and min(value, 1 - value) * units < 1:
+        extreme = wilson(round(value) * units, units, confidence)
+        low, high = min(low, extreme.low or 0.0), max(high, extreme.high or 0.0)
+    return Estimate(float(value), low, high)
+
+
+def _widened(found: Estimate, others: Floats, confidence: float, most: float) -> Estimate:
+    """An estimate whose interval holds the luck of S things drawn once and for all too.
+
+    Args:
+        found: with its interval over images.
+        others: (S,), the value without one of them each; NaN where nothing is left to measure.
+        confidence: of the interval.
+        most: the largest value that there is.
+    """
+    if found.value is None or found.low is None or found.high is None:
+        return found
+    if np.isnan(others).any():
+        return Estimate(found.value, 0.0, most) if np.isfinite(most) else Estimate(found.value, None, None)
+    from scipy.stats import t  # here, for it takes most of a second to import
+
+    count = len(others)
+    error = np.sqrt((count - 1) / count * ((others - others.mean()) ** 2).sum())
+    reach = float(t.ppf((1 + confidence) / 2, count - 1) * error)
+    low, high = found.value - np.hypot(found.value - found.low, reach), found.value + np.hypot(found.high - found.value, reach)
+    return Estimate(found.value, max(float(low), 0.0), min(float(high), most))

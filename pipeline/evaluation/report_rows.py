@@ -125,10 +125,11 @@ def group_name(group: str, class_names: Sequence[str]) -> str:
 def game_rows(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
     """What the game says, the table of its headline's figures, and the attackers fitted to the guard."""
     game, told = inputs.game, sent_figures(inputs.game)
+    columns = {who: words for who, words in GAME_COLUMNS.items() if any(f"{attack}.{who}" in game.headline for attack in attacks)}
     return {
         "says": game_says(inputs),
-        "columns": [heading.format(looks=game.looks) for heading in GAME_COLUMNS.values()],
-        "rows": [(attack, [rate(told, f"{attack}.{who}") for who in GAME_COLUMNS]) for attack in attacks],
+        "columns": [heading.format(looks=game.looks) for heading in columns.values()],
+        "rows": [(attack, [rate(told, f"{attack}.{who}") for who in columns]) for attack in attacks],
         "fitted": summary(game.headline),
     }
 

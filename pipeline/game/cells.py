@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted
+from pipeline.evaluation.game import Play, filtered, foreseen, plain, pooled, resubmitted
 from pipeline.params.game import GameParams
 
 Floats = npt.NDArray[np.float64]
@@ -23,13 +23,26 @@ class Looked:
         attacker: as of a cell: ``filter``, or ``filter_banks`` who spreads the looks over banks of their own.
         copies: (P, N), the chance that a draw of each of P copies flags each image.
         spread: whether one attacker has all of the copies and spreads the looks over them; otherwise there are P attackers like it, each
-            with one of them.
+            with one of them, taken together.
+        drawn: whether the copies are some of many that there might be, such as banks that attackers fit for themselves.
     """
 
     knowledge: str
     attacker: str
     copies: Floats
     spread: bool
+    drawn: bool
+
+    def play(self, success: Bools, chance: Floats, looks: int) -> Play:
+        """What it does in so many looks; see ``filtered``."""
+        if self.spread:
+            return spread(success, self.copies, chance, looks)
+        return pooled([filtered(success, copy, chance, looks) for copy in self.copies])
+
+    def without(self) -> "list[Looked]":
+        """The same with one copy left out, for each that was drawn; none where that would leave nothing, or where none was drawn."""
+        few = len(self.copies) < 2 or not self.drawn
+        return [] if few else [replace(self, copies=np.delete(self.copies, number, axis=0)) for number in range(len(self.copies))]
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,8 @@ def without_the_classifier(
     *,
     own: bool,
     clean: bool,
-) -> Iterator[tuple[Cell, Play]]:
-    """The cells of one detector on one attack that follow from chances alone.
+) -> Iterator[tuple[Cell, Play, list[Play]]]:
+    """The cells of one detector on one attack that follow from chances alone, each as ``on_a_copy`` has them.
 
     Args:
         cell: what they share.
@@ -80,13 +93,12 @@ def without_the_classifier(
         own: whether it is the guard's own detector, which meets every attacker.
         clean: whether the images are clean ones, which nobody filters or sends again.
     """
-    yield from sent_once(cell, success, chances)
-    if clean:
-        return
-    yield from on_a_copy(cell, success, looked, chances, game.looks)
-    if own:
-        yield from with_the_draws(cell, success, chances)
-        yield from again_and_again(cell, success, chances, game.tries)
+    plain = [*sent_once(cell, success, chances)]
+    if own and not clean:
+        plain += [*with_the_draws(cell, success, chances), *again_and_again(cell, success, chances, game.tries)]
+    yield from ((met, play, []) for met, play in plain)
+    if not clean:
+        yield from on_a_copy(cell, success, looked, chances, game.looks)
 
 
 def sent_once(cell: Cell, success: Bools, chances: Mapping[str, Floats]) -> Iterator[tuple[Cell, Play]]:
@@ -97,8 +109,8 @@ def sent_once(cell: Cell, success: Bools, chances: Mapping[str, Floats]) -> Iter
 
 def on_a_copy(
     cell: Cell, success: Bools, looked: Sequence[Looked], chances: Mapping[str, Floats], looks: Sequence[int]
-) -> Iterator[tuple[Cell, Play]]:
-    """The attackers who filter on a local copy.
+) -> Iterator[tuple[Cell, Play, list[Play]]]:
+    """The attackers who filter on a local copy: the cell, the play, and the play without each of the copies that were drawn.
 
     Args:
         cell: what the cells share.
@@ -109,18 +121,17 @@ def on_a_copy(
     """
     for defender, chance in chances.items():
         for who in looked:
-            play = spread if who.spread else filtered
             for count in looks:
                 met = replace(cell, defender=defender, knowledge=who.knowledge, attacker=who.attacker, budget=count)
-                yield met, play(success, who.copies, chance, count)
+                yield met, who.play(success, chance, count), [one.play(success, chance, count) for one in who.without()]
 
 
 def spread(success: Bools, looked: Floats, chance: Floats, looks: int) -> Play:
     """As ``filtered``, by an attacker who has several copies and spreads the looks over them: of the parts that draws are from, or of
     several banks of their own.
 
-    R looks at P copies are R // P at each, and one more at R mod P of them, drawn at random without repetition: with more looks at one
-    than at another the attacker would learn less, for parts are as likely to be met.
+    R looks at P copies are R // P at each, and one more at R mod P of them, drawn at random without repetition: no copy is a better
+    one to look at than another, for parts are as likely to be met, and of banks none is known to be nearer to the defender's.
 
     Args:
         success: (N,).

@@ -34,18 +34,28 @@ def divided(bank: Bank, given: DisjointParams, seed: int) -> list[Rows]:
     return [np.flatnonzero(part == number) for number in range(given.parts)]
 
 
-def misfit(given: DisjointParams, committees: int, layers: Sequence[str]) -> str | None:
-    """Why no bank of these layers can be drawn from in these parts, a sentence; None where nothing speaks against it."""
+def misfit(given: DisjointParams, committees: int, layers: Sequence[str], most: int) -> str | None:
+    """Why no bank can be drawn from in these parts, a sentence; None where nothing speaks against it.
+
+    Args:
+        given: the parts.
+        committees: of the detector.
+        layers: that are kept.
+        most: fingerprints that a group of the bank may have.
+    """
     if committees < given.count:
         return f"there are {given.count} parts, where at most as many as committees, {committees}, were expected."
     if unknown := [layer for part in given.layers for layer in part if layer not in layers]:
         return f"its parts name {unknown}, where some of the layers that are kept, {list(layers)}, were expected."
+    largest = -(-most // given.parts) if isinstance(given.parts, int) else most
+    if given.draw >= largest:
+        return f"draw is {given.draw} of a part that has at most {largest} fingerprints, where fewer were expected."
     return None
 
 
 def shortage(bank: Bank, given: DisjointParams, committees: int, seed: int) -> str | None:
     """Why a bank cannot be drawn from in these parts, a sentence; None where it can."""
-    if said := misfit(given, committees, bank.layout.layers):
+    if said := misfit(given, committees, bank.layout.layers, int(bank.sizes.max())):
         return said
     for number, rows in enumerate(divided(bank, given, seed)):
         sizes = only(bank, rows).sizes

@@ -73,8 +73,8 @@ class GameParams(Section):
     statics: Positive
     """Fixed draws that the static defender chooses from, by their AUROC on ``tune``."""
     surrogates: Positive
-    """Banks that attackers fit for themselves who know the algorithm and the data, each from seeds of its own: one such attacker has one
-    of them, so their cells are means over these, and another spreads the looks over all. Who descends has the first."""
+    """How many banks are fitted, each from seeds of its own, by attackers who know the algorithm and the data: each such attacker has one
+    of them, and another has all and spreads the looks over them (nobody, where there is but one). Who descends has the first."""
     looks: Unique[Positive]
     """How often the filtering attacker looks at a local copy before sending (R)."""
     headline: Positive

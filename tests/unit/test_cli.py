@@ -45,7 +45,13 @@ def test_check_says_what_is_wrong_with_status_2(project: Path) -> None:
     done = _whorl("check", cwd=project)
     assert done.returncode == 2 and "mine" in done.stderr and "Traceback" not in done.stderr
     (project / "params.yaml").write_text((PROJECT / "presets/digits.yaml").read_text())
-    assert _whorl("check", cwd=project).returncode == 0
+    done = _whorl("check", cwd=project)
+    assert done.returncode == 0 and done.stdout == "params.yaml: nothing wrong was found.\n"
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("two_banks: {draw: 60,", "two_banks: {draw: 9999,"))
+    done = _whorl("check", cwd=project)
+    assert done.returncode == 0 and "game.disjoint.two_banks: would be left out: draw is 9999" in done.stdout
+    assert done.stdout.endswith("nothing that would stop a run was found.\n")
 
 
 def test_detect_without_a_guard_is_a_sentence_with_status_2(project: Path) -> None:

@@ -1,10 +1,12 @@
 """The accounting of the game against closed forms, against a simulation draw by draw, and against bounds that always hold."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
-from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted, summarise
+from pipeline.evaluation.game import Play, filtered, foreseen, plain, pooled, resubmitted, summarise
 from pipeline.params.evaluation import EvaluationParams
 
 PARAMS = EvaluationParams(alphas=(0.05,), seeds=(0,), confidence=0.95, bootstrap=300, bootstrap_seed=0)
@@ -123,27 +125,79 @@ def test_intervals_resample_images_and_certainty_is_not_claimed() -> None:
     assert nobody["detected"] is None and nobody["queries_per_accepted"] is None and nobody["accepted"] == 0
 
 
-def test_several_attackers_are_means_whose_intervals_resample_them_too() -> None:
-    copies = np.stack([np.clip(CHANCE + shift, 0, 1) for shift in (-0.3, -0.1, 0.1, 0.3)])
+def left_out(plays: Sequence[Play]) -> list[Play]:
+    return [pooled([play for other, play in enumerate(plays) if other != number]) for number in range(len(plays))]
+
+
+def test_several_attackers_are_taken_together_and_the_luck_of_each_widens_the_interval() -> None:
+    """Against the jackknife by hand, joined with the interval over images by hand."""
+    copies = [np.clip(CHANCE + shift, 0, 1) for shift in (-0.1, -0.05, 0.1, 0.15)]
     each = [filtered(SUCCESS, copy, CHANCE, 8) for copy in copies]
-    found, one = cell(filtered(SUCCESS, copies, CHANCE, 8)), cell(each[0])
-    assert found["images"] == IMAGES and found["sent"] == pytest.approx(np.mean([play.sent.sum() for play in each]))
-    for name in ("accepted", "local", "queries"):
-        assert found[name] == pytest.approx(np.mean([getattr(play, name).mean() for play in each]), abs=1e-6)
-    wanted = 1 - sum(play.accepted.sum() for play in each) / sum(play.sent.sum() for play in each)
-    assert found["detected"] == pytest.approx(wanted, abs=1e-6)
-    rng, resampled = np.random.default_rng(5), []
-    for _ in range(2000):
-        rows, drawn = rng.integers(0, IMAGES, IMAGES), [each[number] for number in rng.integers(0, 4, 4)]
-        resampled.append(np.mean([play.accepted[rows].mean() for play in drawn]))
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    assert found["accepted_low"] == pytest.approx(low, abs=0.02) and found["accepted_high"] == pytest.approx(high, abs=0.02)
-    assert high - low > 2 * (one["accepted_high"] - one["accepted_low"])  # type: ignore[operator]  # else it would show nothing
+    sent, accepted = (np.array([getattr(play, name).sum() for play in each]) for name in ("sent", "accepted"))
+    alone, found = cell(pooled(each)), summarise(pooled(each), ZERO + 0.5, ZERO + 0.1, PARAMS, left_out(each))
+    wanted = {"sent": sent.mean(), "accepted": accepted.mean() / IMAGES, "detected": 1 - accepted.sum() / sent.sum(), "l2": 0.5}
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
+    jackknife = {
+        "accepted": np.array([np.delete(accepted, number).mean() / IMAGES for number in range(4)]),
+        "detected": np.array([1 - np.delete(accepted, number).sum() / np.delete(sent, number).sum() for number in range(4)]),
+    }
+    for name, values in jackknife.items():
+        reach = t.ppf(0.975, 3) * np.sqrt(3 * values.var())
+        for end, side in (("low", -1), ("high", 1)):
+            over_images = found[name] - alone[f"{name}_{end}"]  # type: ignore[operator]
+            edge = np.clip(found[name] + side * np.hypot(over_images, reach), 0, 1)
+            assert found[f"{name}_{end}"] == pytest.approx(edge, abs=1e-6)
+        assert found[f"{name}_high"] - found[f"{name}_low"] > 1.2 * (alone[f"{name}_high"] - alone[f"{name}_low"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("attackers", [2, 3, 5])
+def test_the_interval_of_few_attackers_holds_what_many_would_get(attackers: int) -> None:
+    """By games whose images and attackers are drawn anew, at a spread of attackers that images alone would not show."""
+    few = PARAMS.model_copy(update={"bootstrap": 200})
+    rng, inside, images = np.random.default_rng(attackers), {"accepted": 0, "detected": 0}, 100
+
+    def plays(count: int, level: np.ndarray) -> list[Play]:
+        shifts = rng.normal(0, 0.5, count)
+        return [filtered(level < 9, 1 / (1 + np.exp(-level - shift)), 1 / (1 + np.exp(-level)), 2) for shift in shifts]
+
+    truth = cell_of(pooled(plays(2000, rng.normal(0, 1.5, 20_000)[:2000])))
+    for _ in range(200):
+        each = plays(attackers, rng.normal(0, 1.5, images))
+        norms = np.ones(images)
+        found = summarise(pooled(each), norms, norms, few, left_out(each))
+        for name in inside:
+            inside[name] += found[f"{name}_low"] <= truth[name] <= found[f"{name}_high"]  # type: ignore[operator]
+    assert all(count >= 0.9 * 200 for count in inside.values()), inside
+
+
+def cell_of(play: Play) -> dict[str, float]:
+    return {"accepted": play.accepted.mean(), "detected": 1 - play.accepted.sum() / play.sent.sum()}
 
 
 def test_attackers_all_alike_are_as_one() -> None:
-    one, alike = filtered(SUCCESS, COPY, CHANCE, 8), filtered(SUCCESS, np.stack([COPY] * 5), CHANCE, 8)
-    assert cell(alike) == pytest.approx(cell(one))
+    one = filtered(SUCCESS, COPY, CHANCE, 8)
+    assert summarise(pooled([one] * 5), ZERO + 0.5, ZERO + 0.1, PARAMS, left_out([one] * 5)) == pytest.approx(cell(one))
+
+
+def test_a_share_of_less_than_one_image_claims_no_more_than_wilson() -> None:
+    """Whether it is exactly nothing or a trace."""
+    trace = np.zeros(IMAGES)
+    trace[:3] = 1e-3
+    for chance in (1 - trace, np.ones(IMAGES)):
+        found = cell(plain(np.ones(IMAGES, bool), chance))
+        assert found["accepted"] == pytest.approx(1 - chance.mean(), abs=1e-8)
+        assert found["accepted_high"] == pytest.approx(binomtest(0, IMAGES).proportion_ci(0.95, method="wilson").high)
+        assert found["detected_low"] == pytest.approx(binomtest(IMAGES, IMAGES).proportion_ci(0.95, method="wilson").low)
+    each = [plain(np.ones(IMAGES, bool), np.ones(IMAGES)) for _ in range(3)]
+    found = summarise(pooled(each), ZERO, ZERO, PARAMS, left_out(each))
+    assert found["accepted_high"] == pytest.approx(binomtest(0, IMAGES).proportion_ci(0.95, method="wilson").high)
+
+
+def test_where_an_attacker_left_out_leaves_nothing_a_share_may_be_any() -> None:
+    only = filtered(SUCCESS, COPY, CHANCE, 8), plain(np.zeros(IMAGES, bool), CHANCE)
+    found = summarise(pooled(only), ZERO, ZERO, PARAMS, left_out(only))
+    assert found["detected"] == pytest.approx(cell(only[0])["detected"]) and (found["detected_low"], found["detected_high"]) == (0, 1)
+    assert found["l2_low"] is None and found["l2_high"] is None and found["accepted_high"] is not None
 
 
 def test_a_cell_depends_on_the_order_of_images_in_no_way_that_matters() -> None:

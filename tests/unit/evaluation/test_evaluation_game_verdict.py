@@ -12,7 +12,7 @@ from pipeline.evaluation.plotting import SERIES, percent
 from pipeline.evaluation.randomness import Randomness, randomness
 from pipeline.evaluation.randomness_figure import randomness_figure
 from pipeline.evaluation.report import render_report
-from pipeline.evaluation.report_rows import game_says, sent_figures
+from pipeline.evaluation.report_rows import game_rows, game_says, sent_figures
 from pipeline.evaluation.strokes import dash
 
 CELLS = fake.game_cells()
@@ -84,6 +84,17 @@ def test_the_figures_of_another_detector_are_called_that() -> None:
 def test_without_a_success_the_paragraph_claims_nothing() -> None:
     nothing = paragraph({}, ATTACKS, alpha=0.05, looks=8, epsilon=0.1, keyed=False, played="joint", guarding="joint")
     assert nothing.startswith("The game against attackers who know the guard could not")
+
+
+def test_a_column_that_no_attack_has_a_figure_for_is_left_out() -> None:
+    """One bank of the attacker's own leaves nobody to spread the looks over several."""
+    single = [cell for cell in CELLS if cell["attacker"] != "filter_banks"]
+    headings = [game_rows(fake.report_inputs(game=fake.game_inputs(cells=cells)), ATTACKS)["columns"] for cells in (CELLS, single)]
+    assert [heading for heading in headings[0] if heading not in headings[1]] == ["fresh, secret bank, 8 looks at several others"]
+    for count, words in ((3, "all that 3 such attackers send"), (1, "whose luck is in no interval")):
+        inputs = fake.report_inputs(game=fake.game_inputs(cells=CELLS if count > 1 else single))
+        inputs.params["game"] = {**inputs.params["game"], "surrogates": count}  # type: ignore[index]
+        assert words in render_report(inputs)
 
 
 def test_report_and_card_say_the_same() -> None:

@@ -27,14 +27,14 @@ GAME = load_params().game
 PARTS = {"thirds": DisjointParams(draw=12, parts=3)}
 CELL = Cell("fresh", 60, 200, 1000, "", "nothing", "plain", "pgd", 0)
 CHANCES = {"fresh": FRESH, "keyed": KEYED, "static": STATIC}
-KNOWN, COPIES = Looked("bank", "filter", FRESH[None], spread=False), np.stack([COPY, ANOTHER])
-LOOKED = [KNOWN, Looked("algorithm", "filter", COPIES, spread=False), Looked("algorithm", "filter_banks", COPIES, spread=True)]
+KNOWN, COPIES = Looked("bank", "filter", FRESH[None], spread=False, drawn=False), np.stack([COPY, ANOTHER])
+LOOKED = [KNOWN, *(Looked("algorithm", who, COPIES, spread=who == "filter_banks", drawn=True) for who in ("filter", "filter_banks"))]
 
 
 def played(**changes: object) -> dict[tuple, Play]:
     values = {"looked": LOOKED, "chances": CHANCES, "own": True, "clean": False} | changes
     found = list(without_the_classifier(CELL, SUCCESS, values["looked"], values["chances"], GAME, own=values["own"], clean=values["clean"]))  # type: ignore[arg-type]
-    cells = {tuple(asdict(cell).values()): play for cell, play in found}
+    cells = {tuple(asdict(cell).values()): play for cell, play, _ in found}
     assert len(cells) == len(found)
     return cells
 
@@ -47,13 +47,32 @@ def test_the_guard_s_own_detector_meets_everybody() -> None:
             known, fitted, several = (
                 cells[defender, 60, 200, 1000, "", who.knowledge, who.attacker, "pgd", looks].accepted for who in LOOKED
             )
-            np.testing.assert_array_equal(known, [filtered(SUCCESS, FRESH, chance, looks).accepted])
-            np.testing.assert_array_equal(fitted, [filtered(SUCCESS, copy, chance, looks).accepted for copy in (COPY, ANOTHER)])
+            np.testing.assert_array_equal(known, filtered(SUCCESS, FRESH, chance, looks).accepted)
+            each = [filtered(SUCCESS, copy, chance, looks).accepted for copy in (COPY, ANOTHER)]
+            np.testing.assert_allclose(fitted, np.mean(each, axis=0))
             np.testing.assert_array_equal(several, spread(SUCCESS, COPIES, chance, looks).accepted)
         again = cells[defender, 60, 200, 1000, "", "nothing", "resubmit", "pgd", GAME.tries]
         np.testing.assert_array_equal(again.queries, resubmitted(SUCCESS, chance, GAME.tries, afresh=defender == "fresh").queries)
         foreseen = cells[defender, 60, 200, 1000, "", "draws", "filter", "pgd", 1]
         np.testing.assert_array_equal(foreseen.accepted, foreseen.sent)
+
+
+def test_what_was_drawn_is_left_out_once_each() -> None:
+    chances = {"fresh": FRESH}
+    found = without_the_classifier(CELL, SUCCESS, LOOKED, chances, GAME, own=True, clean=False)
+    for cell, _, without in found:
+        if cell.knowledge != "algorithm":
+            assert not without
+            continue
+        wanted = [filtered(SUCCESS, copy, FRESH, cell.budget) for copy in (ANOTHER, COPY)]
+        for play, other in zip(without, wanted, strict=True):
+            for name, values in vars(other).items():
+                np.testing.assert_allclose(getattr(play, name), values)
+    three = Looked("algorithm", "filter_banks", np.stack([COPY, ANOTHER, FRESH]), spread=True, drawn=True)
+    for number, one in enumerate(three.without()):
+        wanted_play = spread(SUCCESS, np.delete(three.copies, number, axis=0), KEYED, 8)
+        np.testing.assert_array_equal(one.play(SUCCESS, KEYED, 8).sent, wanted_play.sent)
+    assert not Looked("algorithm", "filter", COPY[None], spread=False, drawn=True).without()
 
 
 def test_other_detectors_meet_the_filter_and_clean_images_nobody() -> None:
@@ -158,14 +177,14 @@ def test_each_detector_s_cells_have_its_size_and_its_chances(monkeypatch: pytest
             each = np.stack([known[name, "pgd"][f"part{number}"].to_numpy() for number in range(3)])
             np.testing.assert_array_equal(looked.accepted, spread(SUCCESS, each, chance, 8).accepted)
         else:
-            np.testing.assert_allclose(looked.accepted, [SUCCESS * (1 - chance) ** 9])
+            np.testing.assert_allclose(looked.accepted, SUCCESS * (1 - chance) ** 9)
         np.testing.assert_array_equal(
             found[Cell("fresh", *size, "nothing", "plain", "clean", 0)].accepted, 1 - known[name, "clean"]["fresh"].to_numpy()
         )
     theirs = np.stack([known[name, "pgd"]["fresh"].to_numpy() for name in surrogates(game)])
     chance = known[OWN, "pgd"]["fresh"].to_numpy()
     by_one, by_several = (found[Cell("fresh", *sizes[OWN], "algorithm", who, "pgd", 8)].accepted for who in ("filter", "filter_banks"))
-    np.testing.assert_array_equal(by_one, SUCCESS * (1 - theirs) ** 8 * (1 - chance))
+    np.testing.assert_allclose(by_one, np.mean(SUCCESS * (1 - theirs) ** 8 * (1 - chance), axis=0))
     np.testing.assert_array_equal(by_several, spread(SUCCESS, theirs, chance, 8).accepted)
     alone = {cell.attacker for cell, *_ in cached(known, ["pgd"], sizes, game.model_copy(update={"surrogates": 1}))}
     assert "filter_banks" not in alone and "filter" in alone

@@ -271,7 +271,16 @@ LEFT_OUT = "does not go with the params as they are and would be left out: "
 STUDIES: dict[str, tuple[Change, list[tuple[str, str]]]] = {
     "smaller banks": (_set("game.banks", [60, 20]), []),
     "no disjoint parts": (_set("game.disjoint", {}), []),
-    "parts that only the bank tells too small": (_set("game.disjoint.two_banks.draw", 10_000), []),
+    "parts that only the bank tells too small": (_set("game.disjoint.two_banks.draw", 499), []),
+    "parts that no bank makes large enough": (
+        _set("game.disjoint.two_banks.draw", 500),
+        [
+            (
+                "game.disjoint.two_banks",
+                "would be left out: draw is 500 of a part that has at most 500 fingerprints, where fewer were expected",
+            )
+        ],
+    ),
     "parts of an unknown layer": (
         _set("game.disjoint.two_banks.parts", [["layer1"], ["layer9"]]),
         [("game.disjoint.two_banks", "would be left out: its parts name ['layer9'], where some of the layers that are kept, ")],
@@ -293,8 +302,14 @@ STUDIES: dict[str, tuple[Change, list[tuple[str, str]]]] = {
         _set("ablation.variants.half_the_draw", {"detector.draw": 100}),
         [("ablation.variants.half_the_draw", f"{LEFT_OUT}draw is 100 of a bank that may hold as few as 100 ")],
     ),
-    "an ablation of a detector without committees": (_set("ablation.detector", "vote"), []),
-    "a proposal": (lambda c: c["selection"].update(min_fingerprints=65, bank_size=65), []),
+    "an ablation of a detector without committees": (
+        _set("ablation.detector", "vote"),
+        [("ablation.detector", "'vote' is no detector with committees, so every variant would be left out")],
+    ),
+    "a small bank, as a proposal may have": (
+        lambda c: c["selection"].update(min_fingerprints=65, bank_size=65),
+        [("game.disjoint.two_banks", "would be left out: draw is 60 of a part that has at most 33 fingerprints, ")],
+    ),
     "a search of a detector without committees": (_set("tune.detector", "vote"), []),
 }
 
@@ -325,13 +340,20 @@ def test_a_stage_gets_only_what_it_names() -> None:
         load("attacks.cw", path=PROJECT / "presets/digits.yaml")
 
 
-def test_a_check_is_not_repeated_for_the_same_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_is_not_repeated_for_the_same_params(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from pipeline import checks
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((PROJECT / "presets/digits.yaml").read_text())
     calls = []
-    monkeypatch.setattr(checks, "check", lambda *_: calls.append(1))
+
+    def check(*_: object) -> list[str]:
+        calls.append(1)
+        return ["something would be left out."]
+
+    monkeypatch.setattr(checks, "check", check)
     for _ in range(3):
         checks.ensure_checked()
     assert len(calls) == 1
@@ -340,4 +362,4 @@ def test_a_check_is_not_repeated_for_the_same_params(tmp_path: Path, monkeypatch
     assert len(calls) == 1
     (tmp_path / "params.yaml").write_text((PROJECT / "presets/digits.yaml").read_text().replace("k: 4", "k: 3"))
     checks.ensure_checked()
-    assert len(calls) == 2
+    assert len(calls) == 2 and capsys.readouterr().out == "something would be left out.\n" * 2
