@@ -64,15 +64,15 @@ def lines(rows: Sequence[Row], attack: str, own: Size) -> list[Line]:
         label = f"bank known, m = {m}, T = {t}{told}" if bank == own.bank else f"bank of {bank} known"
         found.append((f"fresh draws, {label}", _line(mine, "fresh", size, "bank")))
     found.append((f"fresh draws, bank secret, m = {own.draw}, T = {own.committees}", _line(mine, "fresh", own, "algorithm")))
+    if any(row["attacker"] == "filter_banks" for row in rows):
+        found.append(("fresh draws, bank secret, looks at several others", _line(mine, "fresh", own, "algorithm", "filter_banks")))
     return found
 
 
-def _line(rows: Sequence[Row], defender: str, size: Size, knowledge: str) -> list[tuple[int, Row]]:
+def _line(rows: Sequence[Row], defender: str, size: Size, knowledge: str, attacker: str = "filter") -> list[tuple[int, Row]]:
     """Cells in which at least one image is sent: a share of fewer would be that of whichever image happens to be left."""
     mine = [row for row in rows if row["defender"] == defender and size_of(row) == size and row["sent"] >= 1]
-    met = {
-        row["budget"]: row for row in mine if row["attacker"] == "plain" or (row["attacker"] == "filter" and row["knowledge"] == knowledge)
-    }
+    met = {row["budget"]: row for row in mine if row["attacker"] == "plain" or (row["attacker"], row["knowledge"]) == (attacker, knowledge)}
     return sorted(met.items())
 
 

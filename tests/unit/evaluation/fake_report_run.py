@@ -253,7 +253,7 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
         cell("keyed", OWN, "algorithm", "filter_banks", attack, 8, filtered(success, chance**0.9, chance**1.5, 8))
         for looks in (1, 8, 64):
             cell("fresh", OWN, "algorithm", "filter", attack, looks, filtered(success, rng.permutation(chance), chance, looks))
-            cell("fresh", OWN, "algorithm", "filter_banks", attack, looks, filtered(success, chance**2, chance, looks))
+            cell("fresh", OWN, "algorithm", "filter_banks", attack, looks, filtered(success, chance**0.95, chance, looks))
         cell("static", OWN, "nothing", "plain", attack, 0, plain(success, fixed))
         cell("static", OWN, "draws", "filter", attack, 1, foreseen(success, fixed))
         for defender, afresh in (("fresh", True), ("keyed", False)):

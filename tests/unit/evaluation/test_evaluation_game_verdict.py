@@ -126,15 +126,18 @@ def test_the_picture_has_a_line_a_defender_and_a_point_a_number_of_looks() -> No
         "fresh draws, bank known, m = 20, T = 200",
         "fresh draws, bank of 100 known",
         "fresh draws, bank secret, m = 60, T = 200",
+        "fresh draws, bank secret, looks at several others",
     ]
     assert [looks for looks, _ in drawn["one fixed draw, known to the attacker"]] == [0, 1]
     figure = frontier(CELLS, ATTACKS, fake.OWN, 0.05)
-    for number, (knowledge, label) in {
+    for number, (who, label) in {
         1: ("bank", "fresh draws, bank known, m = 60, T = 200 (the guard's)"),
-        4: ("algorithm", "secret"),
+        4: ("secret", "secret, m = 60"),
+        5: ("secret_banks", "secret, looks at several others"),
     }.items():
+        knowledge, attacker = FILTERS[who]
         looked = [
-            row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker="filter", attack="fgsm", budget=looks)
+            row(defender="fresh", draw=60, bank=1000, knowledge=knowledge, attacker=attacker, attack="fgsm", budget=looks)
             for looks in (1, 8, 64)
         ]
         wanted = [cell["detected"] for cell in looked if cell["sent"] >= 1]
@@ -154,7 +157,7 @@ def test_a_line_is_of_one_size_and_only_the_smallest_bank_has_one_beside_the_gua
             assert cell == row(**known, budget=looks, attacker="filter" if looks else "plain", knowledge="bank" if looks else "nothing")
     figure = frontier(CELLS, ATTACKS, fake.OWN, 0.05)
     looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in figure.axes[0].lines]
-    assert len(set(looks)) == len(looks) == 6
+    assert len(set(looks)) == len(looks) == 7
 
 
 def test_the_headline_is_that_of_the_size_it_is_asked_for() -> None:
