@@ -121,16 +121,17 @@ def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams, wi
         over the images), ``local_per_accepted`` and ``queries_per_accepted``.
     """
     images, sent = len(play.sent), float(play.sent.sum())
-    units, sums = {"accepted": images, "detected": int(sent)}, _sums(play, l2, linf)
+    sums, caught = _sums(play, l2, linf), play.sent - play.accepted
+    shares = {"accepted": (images, play.accepted, 1 - play.accepted), "detected": (int(sent), caught, play.accepted)}
     values = _divide(*(side.sum(1) for side in sums.values()))
     weights = _weights(images, params.bootstrap, params.bootstrap_seed)
     resampled = _divide(*(side @ weights for side in sums.values()))
     others = [_divide(*(side.sum(1) for side in _sums(other, l2, linf).values())) for other in without]
     flat: dict[str, float | None] = {"images": float(images), "sent": sent}
     for place, (name, value) in enumerate(zip(_MEASURES, values, strict=True)):
-        found = _estimate(value, resampled[place], units.get(name), params.confidence)
+        found = _estimate(value, resampled[place], shares.get(name), params.confidence)
         if others:
-            found = _widened(found, np.array([other[place] for other in others]), params.confidence, 1.0 if name in units else np.inf)
+            found = _widened(found, np.array([other[place] for other in others]), params.confidence, 1.0 if name in shares else np.inf)
         flat |= found.named(name)
     return flat
 
@@ -160,21 +161,40 @@ def _divide(above: Floats, below: Floats) -> Floats:
     return ratio
 
 
-def _estimate(value: float, resampled: Floats, units: int | None, confidence: float) -> Estimate:
-    """A share that is less than one of ``units`` away from 0 or 1 has an interval no narrower than Wilson's there: resampling alone
-    would claim certainty.
+def _estimate(value: float, resampled: Floats, share: tuple[int, Floats, Floats] | None, confidence: float) -> Estimate:
+    """A value with its percentile interval.
+
+    Of a share it is no narrower than Wilson's where next to nothing is on one side: resampling alone would claim certainty.
+
+    Args:
+        value: of all images.
+        resampled: (B,).
+        share: of a share its units, and what is within it and what is not, image by image; None of another value.
+        confidence: of the interval.
     """
     if np.isnan(value):
         return UNDEFINED
-    if units == 0:
+    if share is not None and not share[0]:
         return Estimate(float(value), 0.0, 1.0)
     if np.isnan(resampled).all():
         return Estimate(float(value), None, None)
-    low, high = percentile_interval(resampled, confidence)
-    if units is not None and min(value, 1 - value) * units < 1:
-        extreme = wilson(round(value) * units, units, confidence)
-        low, high = min(low, extreme.low or 0.0), max(high, extreme.high or 0.0)
-    return Estimate(float(value), low, high)
+    ends = [*percentile_interval(resampled, confidence)]
+    if share is not None:
+        units, within, beyond = share
+        for none, extreme in ((within, 0), (beyond, units)):
+            if _is_trace(none):
+                told = wilson(extreme, units, confidence)
+                ends += [told.low or 0.0, told.high or 0.0]
+    return Estimate(float(value), min(ends), max(ends))
+
+
+def _is_trace(values: Floats) -> bool:
+    """Whether a sum over images is of less than one image, and of so few of them that resampling tells nothing of others.
+
+    How many they are is Kish's effective number, the squared sum over the sum of squares.
+    """
+    total = float(values.sum())
+    return total < 1 and total**2 <= 5 * float((values**2).sum())
 
 
 def _widened(found: Estimate, others: Floats, confidence: float, most: float) -> Estimate:

@@ -193,6 +193,13 @@ def test_a_share_of_less_than_one_image_claims_no_more_than_wilson() -> None:
     assert found["accepted_high"] == pytest.approx(binomtest(0, IMAGES).proportion_ci(0.95, method="wilson").high)
 
 
+def test_a_little_of_many_images_is_no_trace() -> None:
+    """Of two dozen images that are sent with a small chance each, and seldom caught, resampling says enough."""
+    sent = np.where(np.arange(IMAGES) < 24, 0.25, 0)
+    found = cell(Play(sent, sent * 0.9, ZERO, sent))
+    assert found["detected"] == pytest.approx(0.1, abs=1e-6) and found["detected_high"] == pytest.approx(0.1, abs=1e-3)
+
+
 def test_where_an_attacker_left_out_leaves_nothing_a_share_may_be_any() -> None:
     only = filtered(SUCCESS, COPY, CHANCE, 8), plain(np.zeros(IMAGES, bool), CHANCE)
     found = summarise(pooled(only), ZERO, ZERO, PARAMS, left_out(only))
