@@ -123,10 +123,10 @@ def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams, wi
     images, sent = len(play.sent), float(play.sent.sum())
     sums, caught = _sums(play, l2, linf), play.sent - play.accepted
     shares = {"accepted": (images, play.accepted, 1 - play.accepted), "detected": (int(sent), caught, play.accepted)}
-    values = _divide(*(side.sum(1) for side in sums.values()))
+    values = _divide(*(side.sum(1) for side in sums))
     weights = _weights(images, params.bootstrap, params.bootstrap_seed)
-    resampled = _divide(*(side @ weights for side in sums.values()))
-    others = [_divide(*(side.sum(1) for side in _sums(other, l2, linf).values())) for other in without]
+    resampled = _divide(*(side @ weights for side in sums))
+    others = [_divide(*(side.sum(1) for side in _sums(other, l2, linf))) for other in without]
     flat: dict[str, float | None] = {"images": float(images), "sent": sent}
     for place, (name, value) in enumerate(zip(_MEASURES, values, strict=True)):
         found = _estimate(value, resampled[place], shares.get(name), params.confidence)
@@ -139,12 +139,12 @@ def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams, wi
 _MEASURES = ("accepted", "detected", "l2", "linf", "local", "queries", "local_per_accepted", "queries_per_accepted")
 
 
-def _sums(play: Play, l2: Floats, linf: Floats) -> dict[str, Floats]:
-    """What stands above and below the line of each measure, image by image, (8, N) each, in whole numbers."""
+def _sums(play: Play, l2: Floats, linf: Floats) -> tuple[Floats, Floats]:
+    """What stands above and below the line of each of ``_MEASURES``, image by image, (8, N) each, in whole numbers."""
     one = np.ones(len(play.sent))
     above = (play.accepted, play.sent - play.accepted, play.accepted * l2, play.accepted * linf, *(play.local, play.queries) * 2)
     below = (one, play.sent, play.accepted, play.accepted, one, one, play.accepted, play.accepted)
-    return {"above": np.rint(SCALE * np.stack(above)), "below": np.rint(SCALE * np.stack(below))}
+    return np.rint(SCALE * np.stack(above)), np.rint(SCALE * np.stack(below))
 
 
 @lru_cache(maxsize=4)
