@@ -19,7 +19,10 @@ tune = typer.Typer(
     help="Searches for better params, on the tune split alone; proposes, and changes nothing by itself.", no_args_is_help=True
 )
 app.add_typer(tune, name="tune")
-key = typer.Typer(help="The secret key of keyed draws; it is shown by no command.", no_args_is_help=True)
+key = typer.Typer(
+    help="The secret key of keyed draws (the same image meets the same draw; one changed pixel buys a new one); it is shown by no command.",
+    no_args_is_help=True,
+)
 app.add_typer(key, name="key")
 guards = typer.Typer(help="Guards of one's own, outside of DVC and MLflow.", no_args_is_help=True)
 app.add_typer(guards, name="guard")
@@ -124,7 +127,10 @@ def rotate() -> None:
     """Replaces the draw key in its file by a new one: every image meets another draw; bank and calibration stay as they are."""
     from pipeline.keys import rotate_draw_key
 
-    print(f"{rotate_draw_key()}: there is a new draw key; a guard that is loaded keeps the old one until it is loaded again.")
+    print(
+        f"{rotate_draw_key()}: there is a new draw key; a guard that is loaded keeps the old one until it is loaded again. "
+        "One changed pixel buys a new draw under any key."
+    )
 
 
 @guards.command("build")
@@ -142,11 +148,14 @@ def guard_build(
 def results(
     folder: Annotated[Path, typer.Argument(help="Where to, such as docs/results/NAME; made where it is missing.")],
     study: Annotated[str | None, typer.Option("--study", help="The search to tell, under artifacts/tune; by default the newest.")] = None,
+    about: Annotated[
+        str, typer.Option("--about", help="What the first page says before anything else, such as which images these are.")
+    ] = "",
 ) -> None:
     """Writes the run's results as Markdown tables and PNG figures that can be committed; what it wrote before is overwritten."""
     from pipeline.results.command import write_results
 
-    written = write_results(folder, study)
+    written = write_results(folder, study, about)
     print(f"{folder}: {len(written)} files were written; begin with {written[0]}.")
 
 

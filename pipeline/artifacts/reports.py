@@ -144,6 +144,8 @@ def _game(params: dict[str, Any], largest: int) -> GameInputs:
         own=Size(own["draw"], own["committees"], largest),
         looks=game["headline"],
         epsilon=game["descend"]["epsilon"],
+        tries=game["tries"],
+        queries=game["queries"],
     )
 
 

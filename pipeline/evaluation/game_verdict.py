@@ -91,6 +91,8 @@ def paragraph(
     alpha: float,
     looks: int,
     epsilon: float,
+    tries: int,
+    queries: int,
     keyed: bool,
     played: str,
     guarding: str,
@@ -103,6 +105,8 @@ def paragraph(
         alpha: the promised false-alarm rate.
         looks: R of the filtering attacker.
         epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+        tries: how often an image is sent again.
+        queries: how often an image is asked about.
         keyed: whether the guard's draws are keyed; the figures are then those against keyed draws.
         played: the detector that played.
         guarding: the guard's own.
@@ -117,6 +121,7 @@ def paragraph(
         f"At {percent(alpha, 2)} false alarms the guard{', with keyed draws,' if keyed else ''} stops {ranges['plain']} of the attacked "
         f"images whose maker knows nothing of it, depending on the attack. (One fixed draw, the best of several, stops {static} of them, "
         "and none from an attacker who owns a copy of it.)",
+        *_another_calibration(rate(game, f"clean.{'keyed' if keyed else 'fresh'}")),
     ]
     filtering = [
         f"{ranges[who]} {words}"
@@ -133,7 +138,15 @@ def paragraph(
             f"Of images that passed {looks} looks at a copy of the guard before they are sent, it stops {_listed(filtering)}; "
             f"{ends['bank']} of the images tried then end as an accepted wrong label, {ends['plain']} without any look."
         )
-    return " ".join([*said, *_fitted(game, epsilon, keyed=keyed)])
+    return " ".join([*said, *_fitted(game, epsilon, tries, queries, keyed=keyed)])
+
+
+def _another_calibration(alarms: Rate | None) -> list[str]:
+    """At which false alarms the figures of the game are, for those of the guard as it stands are at others."""
+    if alarms is None:
+        return []
+    said = f"it flags {alarms.text} ({alarms.interval}) of the clean test images"
+    return [f"In this game, with other draws on the same calibration images, {said}."]
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -198,16 +211,23 @@ def _range(found: Sequence[Rate | None]) -> str | None:
     return low if low == high else f"{low} to {high}"
 
 
-def _fitted(game: Mapping[str, float | None], epsilon: float, *, keyed: bool) -> list[str]:
+def bound_text(epsilon: float) -> str:
+    """A bound as people write it: in grey levels where it is a whole number of them."""
+    levels = epsilon * 255
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
+
+
+def _fitted(game: Mapping[str, float | None], epsilon: float, tries: int, queries: int, *, keyed: bool) -> list[str]:
     """What those get accepted who are fitted to the guard: the strongest of each kind."""
     said, way = [], "keyed" if keyed else "fresh"
-    again, changed = (", to the same draw each time", "") if keyed else ("", " to keyed draws")
+    again = ", to the same draw each time" if keyed else ""
+    within = f"within {bound_text(epsilon)}"
     kinds = (
-        ("descend.", f".algorithm.{way}.accepted", f"by descending on the score of such a copy, without the bank (bound {epsilon:.4g})"),
-        ("descend.", f".bank.{way}.accepted", "by descending on the guard's own score, with the bank"),
-        ("query.", f".{way}.accepted", "by asking the live guard alone"),
-        ("resubmit.", f".{way}.accepted", f"by sending the same attacked image again and again{again}"),
-        ("resubmit_changed.", ".keyed.accepted", f"by sending slightly changed copies{changed}"),
+        ("descend.", f".algorithm.{way}.accepted", f"by descending {within} on the score of a bank of their own, without the guard's"),
+        ("descend.", f".bank.{way}.accepted", f"by descending {within} on the guard's own score, with the bank"),
+        ("query.", f".{way}.accepted", f"by asking the live guard alone, up to {queries} times an image"),
+        ("resubmit.", f".{way}.accepted", f"by sending the same attacked image up to {tries} times{again}"),
+        ("resubmit_changed.", f".{way}.accepted", f"by sending up to {tries} slightly changed copies"),
     )
     for start, end, words in kinds:
         best = _most(game, start, end)
@@ -216,7 +236,8 @@ def _fitted(game: Mapping[str, float | None], epsilon: float, *, keyed: bool) ->
     if not said:
         return []
     return [
-        f"Attackers fitted to the guard get up to these shares of the images tried accepted under a wrong label: {'; '.join(said)}.",
+        "Attackers who ask the guard, or descend on a score, get up to these shares of the images tried accepted under a wrong label: "
+        f"{'; '.join(said)}.",
         "So the guard makes such attacks dearer, not impossible: limit how often a client may ask.",
     ]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from pipeline.evaluation.verdict import Rate, rate
@@ -83,7 +84,8 @@ def _moved(study: HardeningStudy, last: int, measure: str, sign: int) -> list[st
         before, now = study.of(0, attack, measure), study.of(last, attack, measure)
         if apart is None or before is None or now is None or apart.low is None or apart.high is None:
             continue
-        if (sign < 0 and apart.high < 0) or (sign > 0 and apart.low > 0):
+        told = abs(round(100 * apart.value, 2)) > 0  # what is nothing in the figures that are shown is not spoken of
+        if told and ((sign < 0 and apart.high < 0) or (sign > 0 and apart.low > 0)):
             found.append(f"{attack}, from {before.text} to {now.text} ({_points(apart)})")
     return found
 
@@ -94,6 +96,16 @@ def _points(apart: Rate | None) -> str:
         return "no interval"
     value, low, high = (f"{100 * end:+.2f}".replace("-", "−") for end in (apart.value, apart.low, apart.high))
     return f"{value} points, {low} to {high}"
+
+
+def _sent(study: HardeningStudy, number: int, attack: str) -> float:
+    """How many images are still sent after the looks, in expectation: a share of less than one is that of whichever happens to be left."""
+    images, accepted, detected = (
+        study.metrics.get(f"round{number}.{attack}.{measure}") for measure in ("images", "accepted", "detected_after_looks")
+    )
+    if images is None or accepted is None or detected is None:
+        return 0.0
+    return inf if detected == 1 else images * accepted / (1 - detected)
 
 
 def hardening_rounds(study: HardeningStudy) -> list[dict[str, Any]]:
@@ -109,6 +121,7 @@ def hardening_rounds(study: HardeningStudy) -> list[dict[str, Any]]:
                     "survivors": study.metrics.get(f"round{number}.{attack}.survivors"),
                     "auroc": study.of(number, attack, "auroc"),
                     **{measure: study.of(number, attack, measure) for measure in MEASURES},
+                    **({} if _sent(study, number, attack) >= 1 else {"detected_after_looks": None}),
                 }
                 for attack in study.attacks
             ],

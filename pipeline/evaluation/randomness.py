@@ -18,6 +18,7 @@ class Randomness:
         disagreement: the share of images and pairs of draws of which one flags and the other does not.
         after_looks: detected of what is sent by an attacker who knows the bank and looked first; None where less than one image is.
         accepted: what then ends accepted, of the images tried.
+        false_alarms: seen among clean images, with the thresholds of draws of this size.
     """
 
     attack: str
@@ -26,6 +27,7 @@ class Randomness:
     disagreement: float | None
     after_looks: float | None
     accepted: float | None
+    false_alarms: float | None
 
 
 def randomness(cells: Sequence[Mapping[str, Any]], attacks: Sequence[str], looks: int) -> list[Randomness]:
@@ -39,6 +41,7 @@ def randomness(cells: Sequence[Mapping[str, Any]], attacks: Sequence[str], looks
         for row in cells
         if row["defender"] == "fresh" and (row["attacker"], row["knowledge"]) in (("plain", "nothing"), ("filter", "bank"))
     }
+    alarms = {size: row["detected"] for (attack, size, budget), row in known.items() if attack == "clean" and not budget}
     found = []
     for (attack, size, budget), plain in known.items():
         if budget or attack not in attacks:
@@ -47,5 +50,5 @@ def randomness(cells: Sequence[Mapping[str, Any]], attacks: Sequence[str], looks
         detected, again = plain["detected"], once.get("detected")
         apart = None if detected is None or again is None else 2 * again * (1 - detected)
         after = looked["detected"] if looked.get("sent", 0) >= 1 else None
-        found.append(Randomness(attack, size, detected, apart, after, looked.get("accepted")))
+        found.append(Randomness(attack, size, detected, apart, after, looked.get("accepted"), alarms.get(size)))
     return sorted(found, key=lambda one: (list(attacks).index(one.attack), one.size.disjoint, *(-value for value in one.size[:3])))

@@ -50,6 +50,8 @@ class GameInputs:
         own: its size.
         looks: R of the filtering attacker in the headline.
         epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+        tries: how often an image is sent again.
+        queries: how often an image is asked about.
     """
 
     cells: Sequence[Mapping[str, Any]]
@@ -58,6 +60,8 @@ class GameInputs:
     own: Size
     looks: int
     epsilon: float
+    tries: int
+    queries: int
 
 
 @dataclass(frozen=True)

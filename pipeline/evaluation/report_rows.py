@@ -156,6 +156,8 @@ def game_says(inputs: ReportInputs) -> str:
         alpha=inputs.alpha,
         looks=game.looks,
         epsilon=game.epsilon,
+        tries=game.tries,
+        queries=game.queries,
         keyed=inputs.params["publish"]["draws"] == "keyed",
         played=game.detector,
         guarding=inputs.guard_detector,

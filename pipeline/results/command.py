@@ -24,12 +24,13 @@ SEARCHED = ("trials.csv", "pareto.png")
 """Files that there are of a search alone."""
 
 
-def write_results(folder: Path, study_name: str | None) -> list[Path]:
+def write_results(folder: Path, study_name: str | None, about: str = "") -> list[Path]:
     """Writes the pages of the run that lies here, of ``params.yaml``; what an earlier call wrote is overwritten.
 
     Args:
         folder: made where it is missing; its name is the results'.
         study_name: the search to tell; None for the newest, if there is any.
+        about: what the first page says before anything else; nothing where it is empty.
 
     Returns:
         The files written.
@@ -41,7 +42,7 @@ def write_results(folder: Path, study_name: str | None) -> list[Path]:
     checked_folder(folder)
     study = find_study(study_name)
     require_run(params)
-    inputs, run = gather_report(params, commit()), run_facts(folder, params)
+    inputs, run = gather_report(params, commit()), run_facts(folder, params, about)
     ablation = ablation_inputs(study, params) if study else None
     pages = render_pages(inputs, run, ablation)
     files = {

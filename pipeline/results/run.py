@@ -50,12 +50,13 @@ def _within(made: Any, now: Any) -> bool:
     return bool(made == now)
 
 
-def run_facts(folder: Path, params: Params) -> RunFacts:
-    """Where, when and how the run was made whose results go to ``folder``, which names them."""
+def run_facts(folder: Path, params: Params, about: str = "") -> RunFacts:
+    """Where, when and how the run was made whose results go to ``folder``, which names them; ``about`` is what else is said of them."""
     stages = upstream_stages(params)
     known = timings(stages)
     return RunFacts(
         name=folder.resolve().name,
+        about=about,
         commands=commands(params),
         params_digest=digest(PARAMS_FILE),
         commit=commit(),

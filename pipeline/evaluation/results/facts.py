@@ -25,6 +25,7 @@ class RunFacts:
 
     Attributes:
         name: of the results.
+        about: what is said of them before anything else; may be empty.
         commands: that make them, in order.
         params_digest: SHA-256 of the params file.
         commit: that is checked out.
@@ -37,6 +38,7 @@ class RunFacts:
     """
 
     name: str
+    about: str
     commands: Sequence[str]
     params_digest: str
     commit: str

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.ablation_study import AblationStudy, points
-from pipeline.evaluation.game_verdict import size_of
+from pipeline.evaluation.game_verdict import bound_text, size_of
 from pipeline.evaluation.hardening_study import MEASURES, HardeningStudy
 from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.randomness import randomness
@@ -23,6 +23,7 @@ RANDOMNESS = (
     "T",
     "bank",
     "disjoint parts",
+    "false alarms seen",
     "detected, no look",
     "two draws disagree",
     "detected, known bank, {} looks",
@@ -133,6 +134,7 @@ def game_tables(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
         "headline": table(["attack", *section["columns"]], [(attack, *map(share, values)) for attack, values in section["rows"]]),
         "attackers": table(FITTED, fitted),
         "parts": disjoint_parts(inputs),
+        "bound": bound_text(inputs.game.epsilon),
         "randomness": table([heading.format(inputs.game.looks) for heading in RANDOMNESS], randomness_rows(inputs.game, attacks)),
     }
 
@@ -157,7 +159,10 @@ def randomness_rows(game: GameInputs, attacks: Sequence[str]) -> list[tuple[str,
             one.attack,
             *map(str, one.size[:3]),
             one.size.disjoint.replace("_", " ") or NONE,
-            *(NONE if value is None else percent(value) for value in (one.detected, one.disagreement, one.after_looks, one.accepted)),
+            *(
+                NONE if value is None else percent(value)
+                for value in (one.false_alarms, one.detected, one.disagreement, one.after_looks, one.accepted)
+            ),
         )
         for one in randomness(game.cells, attacks, game.looks)
     ]

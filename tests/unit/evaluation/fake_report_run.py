@@ -184,6 +184,7 @@ def hardening_study(step: float = -0.04, rounds: int = 2) -> HardeningStudy:
         shares = {"accepted": 0.16 + moved, "accepted_evenly": 0.15 + moved, "detected_after_looks": 0.05}
         shares |= {"auroc": 0.95, "detected": 0.7 - moved, "detected_evenly": 0.69 - moved}
         for name in (f"round{number}.{attack}" for attack in SHIFTS):
+            metrics[f"{name}.images"] = 120.0
             for measure, value in shares.items():
                 metrics |= _known(f"{name}.{measure}", value)
             if number:
@@ -262,13 +263,15 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
         for defender, most in (("fresh", power), ("keyed", power + 0.2)):
             cell(defender, OWN, knowledge, "descend", "traded_0.5", 20, plain(everyone, most * mean))
     cell("fresh", OWN, "nothing", "query", "scores", 60, plain(everyone, 1 - 0.1 * mean))
+    for defender, least in (("fresh", 0.3), ("keyed", 0.4)):
+        cell(defender, OWN, "nothing", "resubmit_changed", "pgd", 16, plain(everyone, least + 0.1 * mean))
     return rows
 
 
 def game_inputs(**changes: Any) -> GameInputs:
     """The game as the report prints it."""
     cells = changes["cells"] if "cells" in changes else game_cells()
-    played = {"detector": "likelihood_ratio", "own": OWN, "looks": 8, "epsilon": 0.0314}
+    played = {"detector": "likelihood_ratio", "own": OWN, "looks": 8, "epsilon": 0.0314, "tries": 16, "queries": 60}
     fields = {"cells": cells, "headline": headline(cells, list(SHIFTS), OWN, 8), **played}
     return GameInputs(**{**fields, **changes})
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.evaluation.card import render_card
 from pipeline.evaluation.figures import to_png, to_svg
 from pipeline.evaluation.game_figures import frontier, lines
-from pipeline.evaluation.game_verdict import Size, headline, paragraph, size_of, summary
+from pipeline.evaluation.game_verdict import Size, bound_text, headline, paragraph, size_of, summary
 from pipeline.evaluation.plotting import SERIES, percent
 from pipeline.evaluation.randomness import Randomness, randomness
 from pipeline.evaluation.randomness_figure import randomness_figure
@@ -27,7 +27,16 @@ def row(**wanted: object) -> dict:
 
 
 def said(**changes: object) -> str:
-    values = {"alpha": 0.05, "looks": 8, "epsilon": 0.0314, "keyed": False, "played": "joint", "guarding": "joint"}
+    values = {
+        "alpha": 0.05,
+        "looks": 8,
+        "epsilon": 0.0314,
+        "tries": 16,
+        "queries": 60,
+        "keyed": False,
+        "played": "joint",
+        "guarding": "joint",
+    }
     return paragraph(GAME.headline, ATTACKS, **values | changes)  # type: ignore[arg-type]
 
 
@@ -50,7 +59,7 @@ def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
         shares = [GAME.headline[f"{attack}.{who}"] for attack in ATTACKS]
         assert f"{percent(min(shares))} to {percent(max(shares))}" in text, who  # type: ignore[type-var, arg-type]
     strongest = GAME.headline["descend.traded_0.5.bank.fresh.accepted"]
-    assert f"; {percent(strongest)} (" in text and "(bound 0.0314)" in text  # type: ignore[arg-type]
+    assert f"; {percent(strongest)} (" in text and "by descending within 0.0314 on the guard's own score" in text  # type: ignore[arg-type]
     assert "8 looks" in text and "At 5\N{NO-BREAK SPACE}% false alarms" in text
 
 
@@ -63,11 +72,21 @@ def test_a_keyed_guard_s_paragraph_has_the_figures_against_keyed_draws() -> None
         assert (words := f"{percent(min(cells))} to {percent(max(cells))}") in text and words not in fresh
     descended = row(defender="keyed", knowledge="bank", attacker="descend", attack="traded_0.5")["accepted"]
     assert f"{percent(descended)} (" in text
-    for page, defender, ending in ((text, "keyed", "again and again, to the same draw each time"), (fresh, "fresh", "again and again")):
+    for page, defender, ending in ((text, "keyed", "up to 16 times, to the same draw each time"), (fresh, "fresh", "up to 16 times")):
         (found,) = [part for part in page.split("; ") if ending in part]
         most = max(row(defender=defender, attacker="resubmit", attack=attack)["accepted"] for attack in ATTACKS)
         assert f"{percent(most)} (" in found
+        changed = row(defender=defender, attacker="resubmit_changed")["accepted"]
+        assert f"; {percent(changed)} (" in page and "up to 16 slightly changed copies" in page
+        alarms = row(defender=defender, attack="clean")["detected"]
+        assert f"it flags {percent(alarms)} (" in page
     assert "to the same draw" not in fresh
+
+
+@pytest.mark.parametrize(("epsilon", "words"), [(8 / 255, "8/255"), (0.5 / 255, "0.001961"), (0.15, "0.15"), (1.0, "255/255")])
+def test_a_bound_is_in_grey_levels_where_it_is_a_number_of_them(epsilon: float, words: str) -> None:
+    assert bound_text(epsilon) == words
+    assert f"by descending within {words} on" in said(epsilon=epsilon)
 
 
 def test_the_figures_of_another_detector_are_called_that() -> None:
@@ -82,7 +101,7 @@ def test_the_figures_of_another_detector_are_called_that() -> None:
 
 
 def test_without_a_success_the_paragraph_claims_nothing() -> None:
-    nothing = paragraph({}, ATTACKS, alpha=0.05, looks=8, epsilon=0.1, keyed=False, played="joint", guarding="joint")
+    nothing = paragraph({}, ATTACKS, alpha=0.05, looks=8, epsilon=0.1, tries=16, queries=60, keyed=False, played="joint", guarding="joint")
     assert nothing.startswith("The game against attackers who know the guard could not")
 
 
@@ -115,7 +134,7 @@ def test_the_attackers_fitted_to_the_guard_stand_in_the_order_of_what_they_get()
     names = [name for name, *_ in found]
     assert "descends on the score, traded_0.5, knows the bank, against fresh draws" in names
     assert "sends it again, pgd, against keyed draws" in names
-    assert len(found) == 2 * len(ATTACKS) + 5
+    assert len(found) == 2 * len(ATTACKS) + 7
 
 
 def test_the_picture_has_a_line_a_defender_and_a_point_a_number_of_looks() -> None:
@@ -220,7 +239,7 @@ def test_disagreement_of_draws_is_a_picture_with_a_point_an_attack_and_a_colour_
 
 def test_no_two_sizes_share_colour_and_marker() -> None:
     sizes = [fake.OWN, *(Size(60, 200, bank) for bank in range(100, 120))]
-    figure = randomness_figure([Randomness("pgd", size, 0.5, 0.1, 0.2, 0.1) for size in sizes], fake.OWN, 8)
+    figure = randomness_figure([Randomness("pgd", size, 0.5, 0.1, 0.2, 0.1, 0.05) for size in sizes], fake.OWN, 8)
     looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
     assert len(looks) == len(figure.axes[0].lines) == len(sizes)
     assert to_png(randomness_figure([], fake.OWN, 8))[:4] == b"\x89PNG"

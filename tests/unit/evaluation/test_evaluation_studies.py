@@ -136,6 +136,13 @@ def test_a_round_has_a_table_with_a_row_an_attack() -> None:
     rounds = hardening_rounds(study)
     assert [row["attack"] for row in rounds[1]["rows"]] == list(fake.SHIFTS) and len(rounds) == 3
     assert rounds[0]["rows"][0]["survivors"] is None and rounds[2]["rows"][0]["survivors"] == 40
+    # 120 images, of which 0.1 % are accepted where 5 % are detected: a share of what is sent would be of 0.13 images.
+    few = replace(study, metrics={**study.metrics, "round1.pgd.accepted": 0.001})
+    shown = {row["attack"]: row["detected_after_looks"] for row in hardening_rounds(few)[1]["rows"]}
+    assert shown["pgd"] is None and all(value is not None for attack, value in shown.items() if attack != "pgd")
+    # What is no change in the figures that are shown is not told as one.
+    traces = {f"round2.pgd.accepted_evenly_change{end}": value for end, value in (("", 3e-5), ("_low", 1e-5), ("_high", 4e-5))}
+    assert "3 of 4 attacks" in hardening_sentence(replace(study, metrics={**study.metrics, **traces}))
     # A round that could not be made is left out, with its survivors.
     missing = {key: value for key, value in study.metrics.items() if not key.startswith("round1.clean")}
     assert replace(study, metrics=missing).rounds == [0, 2]
