@@ -65,7 +65,8 @@ def check(params: Params, path: Path = PARAMS_FILE) -> list[str]:
 
 def _left_out(params: Params, neurons: Mapping[str, int]) -> Iterator[str]:
     """What the ablation and the game would leave out of a run."""
-    from pipeline.detectors.design import Design, variants
+    from pipeline.detectors.design import Design
+    from pipeline.detectors.variants import variants
     from pipeline.game.disjoint import misfit
 
     changed, playing = params.detectors.get(params.ablation.detector), params.detectors[params.game.detector]

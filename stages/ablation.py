@@ -14,7 +14,8 @@ from pipeline.artifacts.files import read_table, write_json, write_table
 from pipeline.artifacts.records import StageRun, stage_run
 from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
-from pipeline.detectors.design import Design, inspection_cost, variants
+from pipeline.detectors.design import Design, inspection_cost
+from pipeline.detectors.variants import variants
 from pipeline.distributed.shard_map import ShardTask, Work, shard_map
 from pipeline.errors import WhorlError
 from pipeline.evaluation.ablation import Shares, change_of_share, mean_share

@@ -1,11 +1,10 @@
-"""What a search or an ablation may change of a committee detector, and what a point of the search's space stands for."""
+"""What a search may change of a committee detector, and what a point of its space stands for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pipeline.errors import WhorlError
-from pipeline.params.ablation import UNCHANGED, Changes, varied
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams, SelectionParams
 
@@ -108,40 +107,6 @@ def inspection_cost(design: Design) -> int:
     prints, m, directions = design.fingerprints, design.detector.draw, design.detector.directions
     k = max(prints.layer_k(layer) for layer, weight in prints.layer_weights.items() if weight)
     return 2 * m * k + 2 * (len(prints.fit_attacks) + design.detector.mistakes) * directions * (m + 3)
-
-
-def variants(base: Design, changes: Mapping[str, Changes], neurons: Mapping[str, int]) -> tuple[dict[str, Design], dict[str, str]]:
-    """A design as it is, first, and all of its variants that can be made; and a sentence for each of the others: why it cannot.
-
-    Args:
-        base: the design.
-        changes: the variants' names, and what each changes.
-        neurons: layer to how many are kept of it.
-    """
-    found, refused = {UNCHANGED: base}, dict[str, str]()
-    for name, changed in changes.items():
-        try:
-            design = Design(*varied((base.fingerprints, base.selection, base.detector), changed))
-            said = unfit(design, neurons)
-        except ValueError as error:
-            said = f"{error}."
-        if said:
-            refused[name] = said
-        else:
-            found[name] = design
-    return found, refused
-
-
-def unfit(design: Design, neurons: Mapping[str, int]) -> str | None:
-    """Why a design of valid sections does for no detector of these activations, as a sentence; None where nothing speaks against it.
-
-    ``neurons`` is layer to how many are kept of it.
-    """
-    kept = {layer: neurons.get(layer, 0) for layer in design.fingerprints.layer_weights}
-    for layer, k in design.fingerprints.too_wide(kept).items():
-        return f"fingerprints.k is {k} in layer {layer!r}, where at most the {kept[layer]} neurons kept of it were expected."
-    said = design.selection.drawn_whole([design.detector.draw])
-    return f"draw is {said}." if said else None
 
 
 def _changed(params: T, **changes: Any) -> T:
