@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pipeline.evaluation.game_verdict import Size, size_of
-from pipeline.evaluation.plotting import MARKERS, MUTED, SERIES, UNIT, canvas, percent, style
+from pipeline.evaluation.plotting import MARKERS, MUTED, SERIES, SIZES_TOLD, UNIT, canvas, percent, style
 from pipeline.evaluation.strokes import dash
 
 Row = Mapping[str, Any]
@@ -46,7 +46,7 @@ def frontier(rows: Iterable[Row], attacks: Sequence[str], own: Size, alpha: floa
                 ax.set_ylabel("detected, of what is sent")
         handles, labels = panels[0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=2)
+            figure.legend(handles, labels, loc="outside lower center", ncols=2, title=SIZES_TOLD)
     return figure
 
 

@@ -67,6 +67,10 @@ def style() -> Iterator[None]:
 UNIT = "\N{NO-BREAK SPACE}%"
 
 
+SIZES_TOLD = "m: fingerprints of a draw; T: committees of a class that it is one of"
+"""What a legend says of sizes of draws."""
+
+
 def percent(share: float, digits: int = 1) -> str:
     """``0.05`` as ``5 %``: as many digits as asked for, without trailing zeros, and never 100 or 0 by rounding alone."""
     text, least = f"{100 * share:.{digits}f}", 10.0**-digits

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from pipeline.evaluation.game_verdict import Size
-from pipeline.evaluation.plotting import MARKERS, SERIES, UNIT, canvas, style
+from pipeline.evaluation.plotting import MARKERS, SERIES, SIZES_TOLD, canvas, percent, style
 from pipeline.evaluation.randomness import Randomness
 
 
@@ -34,12 +34,12 @@ def randomness_figure(found: Sequence[Randomness], own: Size, looks: int) -> Fig
             _points(plain, [(one.disagreement, one.detected) for one in mine], place, label)
             _points(looked, [(one.disagreement, one.accepted) for one in mine], place, label)
         for ax in (plain, looked):
-            ax.set_xlabel("two draws disagree, of the images attacked")
+            ax.set_xlabel("pairs of draws that disagree")
             ax.set_xlim(left=0)
             ax.set_ylim(bottom=0)
             for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=UNIT))
-        figure.legend(*plain.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+                axis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
+        figure.legend(*plain.get_legend_handles_labels(), loc="outside lower center", ncols=2, title=f"a point is an attack; {SIZES_TOLD}")
     return figure
 
 
@@ -53,6 +53,7 @@ def _points(ax: Axes, pairs: Sequence[tuple[float | None, float | None]], place:
         linestyle="none",
         markersize=5.5,
         alpha=0.85,
+        zorder=3 - place / 100,  # the guard's own on top
         label=label,
         clip_on=False,
     )
