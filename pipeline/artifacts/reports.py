@@ -17,7 +17,7 @@ from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
 from pipeline.evaluation.ablation_study import AblationStudy
-from pipeline.evaluation.game_verdict import Size
+from pipeline.evaluation.game_verdict import Size, bound_text
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.redraws import seed_rates
 from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs
@@ -143,7 +143,7 @@ def _game(params: dict[str, Any], largest: int) -> GameInputs:
         detector=game["detector"],
         own=Size(own["draw"], own["committees"], largest),
         looks=game["headline"],
-        epsilon=game["descend"]["epsilon"],
+        bound=bound_text(game["descend"]["norm"], game["descend"]["epsilon"]),
         tries=game["tries"],
         queries=game["queries"],
     )

@@ -116,9 +116,9 @@ def summarise(play: Play, l2: Floats, linf: Floats, params: EvaluationParams, wi
         without: the same play with one of the S left out, for each; none where it rests on nothing of that kind.
 
     Returns:
-        ``images``, ``sent`` (how many wrong labels, in expectation), ``accepted`` (share of the images), ``detected`` (share of
-        what was sent that was never accepted), ``l2`` and ``linf`` (means over the accepted), ``local`` and ``queries`` (means
-        over the images), ``local_per_accepted`` and ``queries_per_accepted``.
+        ``images``, ``sent`` (how many wrong labels an attacker sends, in expectation), ``accepted`` (share of the images),
+        ``detected`` (share of what was sent that was never accepted), ``l2`` and ``linf`` (means over the accepted), ``local`` and
+        ``queries`` (means over the images), ``local_per_accepted`` and ``queries_per_accepted``.
     """
     images, sent = len(play.sent), float(play.sent.sum())
     sums, caught = _sums(play, l2, linf), play.sent - play.accepted

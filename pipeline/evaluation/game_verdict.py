@@ -8,6 +8,7 @@ from pipeline.evaluation.verdict import Rate, rate
 
 Row = Mapping[str, Any]
 ENDINGS = ("", "_low", "_high")
+NORMS = {"linf": "L∞", "l2": "L2"}
 FILTERING = {("bank", "filter"): "bank", ("algorithm", "filter"): "secret", ("algorithm", "filter_banks"): "secret_banks"}
 """What a filtering attacker knows and does, to its name in the headline."""
 
@@ -90,7 +91,7 @@ def paragraph(
     *,
     alpha: float,
     looks: int,
-    epsilon: float,
+    bound: str,
     tries: int,
     queries: int,
     keyed: bool,
@@ -104,7 +105,7 @@ def paragraph(
         attacks: that know nothing of the guard.
         alpha: the promised false-alarm rate.
         looks: R of the filtering attacker.
-        epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+        bound: of the attackers who descend or search, as ``bound_text`` has it.
         tries: how often an image is sent again.
         queries: how often an image is asked about.
         keyed: whether the guard's draws are keyed; the figures are then those against keyed draws.
@@ -118,10 +119,10 @@ def paragraph(
         return "The game against attackers who know the guard could not be played: no attack succeeded on the test images."
     said = [
         *_another(played, guarding),
+        *_another_calibration(rate(game, f"clean.{'keyed' if keyed else 'fresh'}"), alpha),
         f"At {percent(alpha, 2)} false alarms the guard{', with keyed draws,' if keyed else ''} stops {ranges['plain']} of the attacked "
         f"images whose maker knows nothing of it, depending on the attack. (One fixed draw, the best of several, stops {static} of them, "
         "and none from an attacker who owns a copy of it.)",
-        *_another_calibration(rate(game, f"clean.{'keyed' if keyed else 'fresh'}")),
     ]
     filtering = [
         f"{ranges[who]} {words}"
@@ -138,15 +139,17 @@ def paragraph(
             f"Of images that passed {looks} looks at a copy of the guard before they are sent, it stops {_listed(filtering)}; "
             f"{ends['bank']} of the images tried then end as an accepted wrong label, {ends['plain']} without any look."
         )
-    return " ".join([*said, *_fitted(game, epsilon, tries, queries, keyed=keyed)])
+    return " ".join([*said, *_fitted(game, bound, tries, queries, keyed=keyed)])
 
 
-def _another_calibration(alarms: Rate | None) -> list[str]:
+def _another_calibration(alarms: Rate | None, alpha: float) -> list[str]:
     """At which false alarms the figures of the game are, for those of the guard as it stands are at others."""
     if alarms is None:
         return []
-    said = f"it flags {alarms.text} ({alarms.interval}) of the clean test images"
-    return [f"In this game, with other draws on the same calibration images, {said}."]
+    return [
+        "Against attackers who know it, the guard is calibrated once more on the same images, with other draws than above, and so flags "
+        f"{alarms.text} ({alarms.interval}) of the clean test images, where at most {percent(alpha, 2)} was promised on average."
+    ]
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -211,17 +214,18 @@ def _range(found: Sequence[Rate | None]) -> str | None:
     return low if low == high else f"{low} to {high}"
 
 
-def bound_text(epsilon: float) -> str:
-    """A bound as people write it: in grey levels where it is a whole number of them."""
-    levels = epsilon * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
+def bound_text(norm: str, epsilon: float) -> str:
+    """A bound as people write it, with its norm: in grey levels where it is a whole number of them and no short decimal."""
+    levels, decimal = epsilon * 255, f"{epsilon:.4g}"
+    whole = norm == "linf" and abs(levels - round(levels)) < 1e-6 and abs(float(decimal) - epsilon) > 1e-9
+    return f"{NORMS[norm]} {round(levels)}/255" if whole else f"{NORMS[norm]} {decimal}"
 
 
-def _fitted(game: Mapping[str, float | None], epsilon: float, tries: int, queries: int, *, keyed: bool) -> list[str]:
+def _fitted(game: Mapping[str, float | None], bound: str, tries: int, queries: int, *, keyed: bool) -> list[str]:
     """What those get accepted who are fitted to the guard: the strongest of each kind."""
     said, way = [], "keyed" if keyed else "fresh"
     again = ", to the same draw each time" if keyed else ""
-    within = f"within {bound_text(epsilon)}"
+    within = f"within {bound}"
     kinds = (
         ("descend.", f".algorithm.{way}.accepted", f"by descending {within} on the score of a bank of their own, without the guard's"),
         ("descend.", f".bank.{way}.accepted", f"by descending {within} on the guard's own score, with the bank"),

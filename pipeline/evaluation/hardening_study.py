@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from pipeline.evaluation.verdict import Rate, rate
@@ -49,13 +48,17 @@ def hardening_sentence(study: HardeningStudy) -> str:
     fell, rose = (_moved(study, last, "accepted_evenly", sign) for sign in (-1, 1))
     rounds = "one round" if last == 1 else f"{last} rounds"
     moved = [f"{verb} against {len(moves)}" for verb, moves in (("helped", fell), ("did harm", rose)) if moves]
-    said = f"{' and '.join(moved)} of {len(study.attacks)} attacks" if moved else "made no difference that these images can show"
+    said = (
+        f"{' and '.join(moved)} of {len(study.attacks)} attacks"
+        if moved
+        else "made no difference of 0.01 points or more that these images can show"
+    )
     opening = (
         f"Against an attacker who knows the bank and sends what passes {study.looks} looks, {rounds} of folding survivors back into the "
         f"fit of the detector {study.detector} {said}: with as many false alarms as before, the share of wrong labels that end accepted "
     )
     parts = [f"{verb} for {'; '.join(moves)}" for verb, moves in (("fell", fell), ("rose", rose)) if moves]
-    shares = ", and ".join(parts) if parts else "changed for no attack by more than its interval"
+    shares = ", and ".join(parts) if parts else "changed for no attack by 0.01 points or more and beyond its interval"
     luck = (
         " Every round has a bank of its own, whose luck is part of these differences and not of their intervals." if study.reselect else ""
     )
@@ -66,7 +69,7 @@ def _cost(study: HardeningStudy, last: int) -> str:
     """What it costs, or gains, on attacks sent as they are, and on clean images."""
     fell, rose = (_moved(study, last, "detected_evenly", sign) for sign in (-1, 1))
     parts = [f"{verb} for {'; '.join(moves)}" for verb, moves in (("fell", fell), ("rose", rose)) if moves]
-    found = ", and ".join(parts) if parts else "changed for none by more than its interval"
+    found = ", and ".join(parts) if parts else "changed for none by 0.01 points or more and beyond its interval"
     before, now, apart = study.of(0, "clean", "flagged"), study.of(last, "clean", "flagged"), study.of(last, "clean", "flagged_change")
     alarms = (
         f"With the thresholds of its own calibration, false alarms went from {before.text} to {now.text} ({_points(apart)})."
@@ -103,9 +106,9 @@ def _sent(study: HardeningStudy, number: int, attack: str) -> float:
     images, accepted, detected = (
         study.metrics.get(f"round{number}.{attack}.{measure}") for measure in ("images", "accepted", "detected_after_looks")
     )
-    if images is None or accepted is None or detected is None:
+    if images is None or accepted is None or detected is None or detected == 1:  # nothing that is sent is detected for sure
         return 0.0
-    return inf if detected == 1 else images * accepted / (1 - detected)
+    return images * accepted / (1 - detected)
 
 
 def hardening_rounds(study: HardeningStudy) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def style() -> Iterator[None]:
 UNIT = "\N{NO-BREAK SPACE}%"
 
 
-SIZES_TOLD = "m: fingerprints of a draw; T: committees of a class that it is one of"
+SIZES_TOLD = "m: fingerprints of a draw; T: committees a class that it is drawn from"
 """What a legend says of sizes of draws."""
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from pipeline.evaluation.game_verdict import Size
-from pipeline.evaluation.plotting import MARKERS, SERIES, SIZES_TOLD, canvas, percent, style
+from pipeline.evaluation.plotting import MARKERS, SERIES, SIZES_TOLD, UNIT, canvas, style
 from pipeline.evaluation.randomness import Randomness
 
 
@@ -38,7 +38,7 @@ def randomness_figure(found: Sequence[Randomness], own: Size, looks: int) -> Fig
             ax.set_xlim(left=0)
             ax.set_ylim(bottom=0)
             for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}{UNIT}"))
         figure.legend(*plain.get_legend_handles_labels(), loc="outside lower center", ncols=2, title=f"a point is an attack; {SIZES_TOLD}")
     return figure
 

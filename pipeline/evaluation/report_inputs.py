@@ -49,7 +49,7 @@ class GameInputs:
         detector: the one that played.
         own: its size.
         looks: R of the filtering attacker in the headline.
-        epsilon: the bound of the attackers who are fitted to the guard, in pixel units.
+        bound: of the attackers who descend or search, as ``bound_text`` has it.
         tries: how often an image is sent again.
         queries: how often an image is asked about.
     """
@@ -59,7 +59,7 @@ class GameInputs:
     detector: str
     own: Size
     looks: int
-    epsilon: float
+    bound: str
     tries: int
     queries: int
 

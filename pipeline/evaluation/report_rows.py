@@ -155,7 +155,7 @@ def game_says(inputs: ReportInputs) -> str:
         attack_order(inputs),
         alpha=inputs.alpha,
         looks=game.looks,
-        epsilon=game.epsilon,
+        bound=game.bound,
         tries=game.tries,
         queries=game.queries,
         keyed=inputs.params["publish"]["draws"] == "keyed",

@@ -109,7 +109,8 @@ def changed_sentence(study: PromiseStudy, alpha: float) -> str:
     if not found:
         return ""
     said = ", ".join(f"{value.text} ({value.interval}) with {name}" for name, value in found)
-    return f"The promise is for clean images like those it was calibrated on. Changed a little, they are flagged at these rates: {said}."
+    promised = "The promise is for clean images like those it was calibrated on."
+    return f"{promised} Changed a little, the detector {study.detector} flags them at these rates: {said}."
 
 
 def promise_rows(study: PromiseStudy, alphas: Sequence[float], class_names: Sequence[str]) -> list[dict[str, Any]]:

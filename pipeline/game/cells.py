@@ -93,10 +93,10 @@ def without_the_classifier(
         own: whether it is the guard's own detector, which meets every attacker.
         clean: whether the images are clean ones, which nobody filters or sends again.
     """
-    plain = [*sent_once(cell, success, chances)]
+    settled = [*sent_once(cell, success, chances)]
     if own and not clean:
-        plain += [*with_the_draws(cell, success, chances), *again_and_again(cell, success, chances, game.tries)]
-    yield from ((met, play, []) for met, play in plain)
+        settled += [*with_the_draws(cell, success, chances), *again_and_again(cell, success, chances, game.tries)]
+    yield from ((met, play, []) for met, play in settled)
     if not clean:
         yield from on_a_copy(cell, success, looked, chances, game.looks)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.ablation_study import AblationStudy, points
-from pipeline.evaluation.game_verdict import bound_text, size_of
+from pipeline.evaluation.game_verdict import size_of
 from pipeline.evaluation.hardening_study import MEASURES, HardeningStudy
 from pipeline.evaluation.plotting import percent
 from pipeline.evaluation.randomness import randomness
@@ -134,7 +134,7 @@ def game_tables(inputs: ReportInputs, attacks: Sequence[str]) -> dict[str, Any]:
         "headline": table(["attack", *section["columns"]], [(attack, *map(share, values)) for attack, values in section["rows"]]),
         "attackers": table(FITTED, fitted),
         "parts": disjoint_parts(inputs),
-        "bound": bound_text(inputs.game.epsilon),
+        "bound": inputs.game.bound,
         "randomness": table([heading.format(inputs.game.looks) for heading in RANDOMNESS], randomness_rows(inputs.game, attacks)),
     }
 

@@ -111,7 +111,7 @@ def params() -> dict[str, Any]:
         "attacks": {name: {"family": "pgd", "epsilon": "8/255"} for name in SHIFTS},
         "calibration": {"alpha": ALPHA, "seed": 0},
         "evaluation": {"alphas": [0.01, 0.05], "seeds": [0, 1, 2], "confidence": 0.95, "bootstrap": 1000, "bootstrap_seed": 0},
-        "game": {"surrogates": 3, "disjoint": {"two_banks": {"draw": 30, "parts": 2}}},
+        "game": {"surrogates": 3, "queries": 60, "descend": {"samples": 8}, "disjoint": {"two_banks": {"draw": 30, "parts": 2}}},
         "publish": {"detector": "likelihood_ratio", "draws": "fresh"},
     }
 
@@ -271,7 +271,7 @@ def game_cells(attacks: dict[str, float] = SHIFTS, images: int = 120) -> list[di
 def game_inputs(**changes: Any) -> GameInputs:
     """The game as the report prints it."""
     cells = changes["cells"] if "cells" in changes else game_cells()
-    played = {"detector": "likelihood_ratio", "own": OWN, "looks": 8, "epsilon": 0.0314, "tries": 16, "queries": 60}
+    played = {"detector": "likelihood_ratio", "own": OWN, "looks": 8, "bound": "L∞ 8/255", "tries": 16, "queries": 60}
     fields = {"cells": cells, "headline": headline(cells, list(SHIFTS), OWN, 8), **played}
     return GameInputs(**{**fields, **changes})
 

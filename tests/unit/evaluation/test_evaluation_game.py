@@ -154,7 +154,8 @@ def test_several_attackers_are_taken_together_and_the_luck_of_each_widens_the_in
 def test_the_interval_of_few_attackers_holds_what_many_would_get(attackers: int) -> None:
     """By games whose images and attackers are drawn anew, at a spread of attackers that images alone would not show."""
     few = PARAMS.model_copy(update={"bootstrap": 200})
-    rng, inside, images = np.random.default_rng(attackers), {"accepted": 0, "detected": 0}, 100
+    rng, inside, alone, images = np.random.default_rng(attackers), {"accepted": 0, "detected": 0}, 0, 100
+    widths = []
 
     def plays(count: int, level: np.ndarray) -> list[Play]:
         shifts = rng.normal(0, 0.5, count)
@@ -167,7 +168,13 @@ def test_the_interval_of_few_attackers_holds_what_many_would_get(attackers: int)
         found = summarise(pooled(each), norms, norms, few, left_out(each))
         for name in inside:
             inside[name] += found[f"{name}_low"] <= truth[name] <= found[f"{name}_high"]  # type: ignore[operator]
+        single = summarise(each[0], norms, norms, few)
+        alone += single["accepted_low"] <= truth["accepted"] <= single["accepted_high"]  # type: ignore[operator]
+        widths.append(found["accepted_high"] - found["accepted_low"])  # type: ignore[operator]
     assert all(count >= 0.9 * 200 for count in inside.values()), inside
+    assert alone < 0.85 * 200  # one attacker's interval over images alone is too narrow
+    if attackers > 2:  # with two there is hardly anything to tell their spread from
+        assert np.mean(widths) < 0.5
 
 
 def cell_of(play: Play) -> dict[str, float]:

@@ -30,7 +30,7 @@ def said(**changes: object) -> str:
     values = {
         "alpha": 0.05,
         "looks": 8,
-        "epsilon": 0.0314,
+        "bound": "L∞ 8/255",
         "tries": 16,
         "queries": 60,
         "keyed": False,
@@ -59,7 +59,7 @@ def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
         shares = [GAME.headline[f"{attack}.{who}"] for attack in ATTACKS]
         assert f"{percent(min(shares))} to {percent(max(shares))}" in text, who  # type: ignore[type-var, arg-type]
     strongest = GAME.headline["descend.traded_0.5.bank.fresh.accepted"]
-    assert f"; {percent(strongest)} (" in text and "by descending within 0.0314 on the guard's own score" in text  # type: ignore[arg-type]
+    assert f"; {percent(strongest)} (" in text and "by descending within L∞ 8/255 on the guard's own score" in text  # type: ignore[arg-type]
     assert "8 looks" in text and "At 5\N{NO-BREAK SPACE}% false alarms" in text
 
 
@@ -79,14 +79,23 @@ def test_a_keyed_guard_s_paragraph_has_the_figures_against_keyed_draws() -> None
         changed = row(defender=defender, attacker="resubmit_changed")["accepted"]
         assert f"; {percent(changed)} (" in page and "up to 16 slightly changed copies" in page
         alarms = row(defender=defender, attack="clean")["detected"]
-        assert f"it flags {percent(alarms)} (" in page
+        assert f"and so flags {percent(alarms)} (" in page
     assert "to the same draw" not in fresh
 
 
-@pytest.mark.parametrize(("epsilon", "words"), [(8 / 255, "8/255"), (0.5 / 255, "0.001961"), (0.15, "0.15"), (1.0, "255/255")])
-def test_a_bound_is_in_grey_levels_where_it_is_a_number_of_them(epsilon: float, words: str) -> None:
-    assert bound_text(epsilon) == words
-    assert f"by descending within {words} on" in said(epsilon=epsilon)
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "words"),
+    [
+        ("linf", 8 / 255, "L∞ 8/255"),
+        ("linf", 0.5 / 255, "L∞ 0.001961"),
+        ("linf", 0.2, "L∞ 0.2"),
+        ("linf", 1.0, "L∞ 1"),
+        ("l2", 0.5, "L2 0.5"),
+        ("l2", 8 / 255, "L2 0.03137"),
+    ],
+)
+def test_a_bound_is_in_grey_levels_where_it_is_a_number_of_them(norm: str, epsilon: float, words: str) -> None:
+    assert bound_text(norm, epsilon) == words
 
 
 def test_the_figures_of_another_detector_are_called_that() -> None:
@@ -101,7 +110,9 @@ def test_the_figures_of_another_detector_are_called_that() -> None:
 
 
 def test_without_a_success_the_paragraph_claims_nothing() -> None:
-    nothing = paragraph({}, ATTACKS, alpha=0.05, looks=8, epsilon=0.1, tries=16, queries=60, keyed=False, played="joint", guarding="joint")
+    nothing = paragraph(
+        {}, ATTACKS, alpha=0.05, looks=8, bound="L∞ 0.1", tries=16, queries=60, keyed=False, played="joint", guarding="joint"
+    )
     assert nothing.startswith("The game against attackers who know the guard could not")
 
 

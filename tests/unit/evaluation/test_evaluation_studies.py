@@ -79,7 +79,7 @@ def test_what_becomes_of_changed_clean_images_is_said_worst_first_and_at_the_top
     order = sorted(rates, key=lambda name: -rates[name])
     assert [said.index(name) for name in order] == sorted(said.index(name) for name in order)
     page = _page(redrawn=study)
-    assert page.index("Changed a little, they are flagged") < page.index('id="run"')
+    assert page.index(f"Changed a little, the detector {study.detector} flags them") < page.index('id="run"')
     assert changed_sentence(replace(study, metrics={}), 0.05) == ""
 
 
@@ -140,6 +140,12 @@ def test_a_round_has_a_table_with_a_row_an_attack() -> None:
     few = replace(study, metrics={**study.metrics, "round1.pgd.accepted": 0.001})
     shown = {row["attack"]: row["detected_after_looks"] for row in hardening_rounds(few)[1]["rows"]}
     assert shown["pgd"] is None and all(value is not None for attack, value in shown.items() if attack != "pgd")
+    nothing = {"round1.pgd.accepted": 0.0, "round1.pgd.detected_after_looks": 1.0}  # rounded: next to nothing is sent
+    shown = {
+        row["attack"]: row["detected_after_looks"]
+        for row in hardening_rounds(replace(study, metrics={**study.metrics, **nothing}))[1]["rows"]
+    }
+    assert shown["pgd"] is None
     # What is no change in the figures that are shown is not told as one.
     traces = {f"round2.pgd.accepted_evenly_change{end}": value for end, value in (("", 3e-5), ("_low", 1e-5), ("_high", 4e-5))}
     assert "3 of 4 attacks" in hardening_sentence(replace(study, metrics={**study.metrics, **traces}))
