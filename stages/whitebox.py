@@ -23,7 +23,7 @@ from pipeline.artifacts.signature import code_digest, signature
 from pipeline.artifacts.store import ShardOutput, ShardStore
 from pipeline.distributed.shard_map import ShardTask, Work, shard_map
 from pipeline.evaluation.game import Play, summarise
-from pipeline.evaluation.game_verdict import Size, headline
+from pipeline.evaluation.game_headline import Size, headline
 from pipeline.evaluation.metrics import auroc
 from pipeline.fingerprints.bank import Bank
 from pipeline.game.cells import Cell, Looked, without_the_classifier

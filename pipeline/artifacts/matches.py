@@ -16,7 +16,7 @@ from pipeline.artifacts.store import ShardOutput
 from pipeline.attacks.evasion import Ask
 from pipeline.attacks.geometry import LEVELS
 from pipeline.evaluation.game import Play
-from pipeline.evaluation.game_verdict import Size
+from pipeline.evaluation.game_headline import Size
 from pipeline.game.attackers import ask_live, craft, descents, norms, query, resubmit_changed
 from pipeline.game.cells import Cell, crafted
 from pipeline.game.defenders import Defender, Way

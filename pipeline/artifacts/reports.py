@@ -17,7 +17,8 @@ from pipeline.artifacts.manifest import open_artifact
 from pipeline.artifacts.records import read_record
 from pipeline.artifacts.signature import library_versions
 from pipeline.evaluation.ablation_study import AblationStudy
-from pipeline.evaluation.game_verdict import Size, bound_text
+from pipeline.evaluation.game_headline import Size
+from pipeline.evaluation.game_verdict import bound_text
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.redraws import seed_rates
 from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.evaluation.game_verdict import Size, size_of
+from pipeline.evaluation.game_headline import Size, size_of
 from pipeline.evaluation.plotting import MARKERS, MUTED, SERIES, SIZES_TOLD, UNIT, canvas, percent, style
 from pipeline.evaluation.strokes import dash
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluation.game_verdict import Size, size_of
+from pipeline.evaluation.game_headline import Size, size_of
 
 
 @dataclass(frozen=True)

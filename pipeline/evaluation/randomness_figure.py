@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from pipeline.evaluation.game_verdict import Size
+from pipeline.evaluation.game_headline import Size
 from pipeline.evaluation.plotting import MARKERS, SERIES, SIZES_TOLD, UNIT, canvas, style
 from pipeline.evaluation.randomness import Randomness
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.evaluation.ablation_study import AblationStudy
-from pipeline.evaluation.game_verdict import Size
+from pipeline.evaluation.game_headline import Size
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.studies import PromiseStudy, TransferStudy
 
@@ -45,11 +45,11 @@ class GameInputs:
 
     Attributes:
         cells: a mapping a cell: defender, draw, committees, bank, knowledge, attacker, attack, budget, and what ``game.summarise`` gives.
-        headline: flat values, as ``game_verdict.headline`` gives them.
+        headline: flat values, as ``game_headline.headline`` gives them.
         detector: the one that played.
         own: its size.
         looks: R of the filtering attacker in the headline.
-        bound: of the attackers who descend or search, as ``bound_text`` has it.
+        bound: of the attackers who descend or search, as ``game_verdict.bound_text`` has it.
         tries: how often an image is sent again.
         queries: how often an image is asked about.
     """

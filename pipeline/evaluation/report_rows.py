@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline.evaluation.ablation_study import AblationStudy, ablation_rows, ablation_sentence
 from pipeline.evaluation.figures import attack_names
-from pipeline.evaluation.game_verdict import FILTERING, paragraph, size_of, summary
+from pipeline.evaluation.game_headline import FILTERING, size_of
+from pipeline.evaluation.game_verdict import paragraph, summary
 from pipeline.evaluation.hardening_study import HardeningStudy, hardening_rounds, hardening_sentence
 from pipeline.evaluation.metrics import percent as level
 from pipeline.evaluation.metrics import wilson

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.evaluation.ablation_study import AblationStudy
 from pipeline.evaluation.game import Play, filtered, foreseen, plain, resubmitted, summarise
-from pipeline.evaluation.game_verdict import Size, headline
+from pipeline.evaluation.game_headline import Size, headline
 from pipeline.evaluation.hardening_study import HardeningStudy
 from pipeline.evaluation.metrics import evaluate_table
 from pipeline.evaluation.report_inputs import GalleryItem, GameInputs, ReportInputs

@@ -7,7 +7,8 @@ import pytest
 from pipeline.evaluation.card import render_card
 from pipeline.evaluation.figures import to_png, to_svg
 from pipeline.evaluation.game_figures import frontier, lines
-from pipeline.evaluation.game_verdict import Size, bound_text, headline, paragraph, size_of, summary
+from pipeline.evaluation.game_headline import Size, headline, size_of
+from pipeline.evaluation.game_verdict import bound_text, paragraph, summary
 from pipeline.evaluation.plotting import SERIES, percent
 from pipeline.evaluation.randomness import Randomness, randomness
 from pipeline.evaluation.randomness_figure import randomness_figure

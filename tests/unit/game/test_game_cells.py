@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.artifacts.games import OWN, PLAYS, play_table, surrogates
 from pipeline.evaluation.game import Play, filtered, plain, resubmitted
-from pipeline.evaluation.game_verdict import Size, size_of
+from pipeline.evaluation.game_headline import Size, size_of
 from pipeline.game.cells import Cell, Looked, crafted, spread, without_the_classifier
 from pipeline.params.game import DisjointParams
 from pipeline.params.root import load_params

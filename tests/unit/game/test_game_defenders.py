@@ -31,7 +31,7 @@ from pipeline.artifacts.records import StageRun
 from pipeline.artifacts.store import ShardStore
 from pipeline.classifiers.model import Classifier
 from pipeline.detectors.committee import CommitteeDetector
-from pipeline.evaluation.game_verdict import Size, size_of
+from pipeline.evaluation.game_headline import Size, size_of
 from pipeline.fingerprints.bank import Bank
 from pipeline.fingerprints.draws import StaticDraws
 from pipeline.fingerprints.features import CLEAN, Features
