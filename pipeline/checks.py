@@ -70,12 +70,12 @@ def _left_out(params: Params, neurons: Mapping[str, int]) -> Iterator[str]:
     from pipeline.game.disjoint import misfit
 
     changed, playing = params.detectors.get(params.ablation.detector), params.detectors[params.game.detector]
-    if not isinstance(changed, CommitteeDetectorParams) and params.ablation.variants:
-        yield f"ablation.detector: {params.ablation.detector!r} is no detector with committees, so every variant would be left out."
     if isinstance(changed, CommitteeDetectorParams):
         base = Design(params.fingerprints, params.selection, changed)
         for name, said in variants(base, params.ablation.variants, neurons)[1].items():
             yield f"ablation.variants.{name}: does not go with the params as they are and would be left out: {said}"
+    elif params.ablation.variants:
+        yield f"ablation.detector: {params.ablation.detector!r} is no detector with committees, so every variant would be left out."
     assert isinstance(playing, CommitteeDetectorParams)
     for name, given in params.game.disjoint.items():
         if why := misfit(given, playing.committees, list(neurons), params.selection.bank_size):
