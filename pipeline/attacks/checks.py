@@ -5,9 +5,14 @@ ensemble of diverse parameter-free attacks", ICML 2020, as extended in its repos
 attacks fail for another reason than that it is robust.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pipeline.attacks.base import LogitFn
 from pipeline.attacks.objectives import away_from
@@ -43,7 +48,9 @@ def check_images(images: Tensor) -> None:
 
 
 def check_logits(logits: Tensor, count: int) -> None:
-    """Raises ClassifierError unless logits are finite and of shape (``count``, K), K of at least 2."""
+    """Raises ClassifierError unless logits are a finite tensor of shape (``count``, K), K of at least 2."""
+    if not isinstance(logits, Tensor):
+        raise ClassifierError(f"classifier: it returns a {type(logits).__name__}, where a tensor of logits ({count}, K) was expected.")
     if logits.ndim != 2 or len(logits) != count or logits.shape[1] < 2:
         raise ClassifierError(
             f"classifier: its logits have shape {tuple(logits.shape)}, where ({count}, K) with K of at least 2 classes was expected."
@@ -52,25 +59,30 @@ def check_logits(logits: Tensor, count: int) -> None:
         raise ClassifierError("classifier: some of its logits are not finite, where finite ones were expected for images in [0, 1].")
 
 
-def check_mode(logits_fn: LogitFn) -> None:
-    """Raises ClassifierError for a module one of whose batch norms is training.
+@contextmanager
+def refusing_training() -> Iterator[None]:
+    """Within it a pass through a norm that is training raises ClassifierError before the norm is run, inside whatever callable it is.
 
-    It would tell an image's class by the other images of its batch, and every pass would change what it knows.
+    A batch norm would tell an image's class by the other images of its batch, and every pass would change what a norm knows.
     """
-    if not isinstance(logits_fn, torch.nn.Module):
-        return
-    training = [name for name, module in logits_fn.named_modules() if isinstance(module, _BatchNorm) and module.training]
-    if training:
-        raise ClassifierError(
-            f"classifier: {len(training)} of its batch norms (the first is {training[0] or 'itself'}) are in training mode, where "
-            "evaluation mode was expected: call eval() on it first."
-        )
+
+    def refuse(module: nn.Module, _: Any) -> None:
+        learns = isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and module.track_running_stats)
+        if learns and module.training:
+            raise ClassifierError(
+                f"classifier: a {type(module).__name__} of it is in training mode, where evaluation mode was expected: call eval() on "
+                "the model first."
+            )
+
+    with register_module_forward_pre_hook(refuse):
+        yield
 
 
 def examine(logits_fn: LogitFn, images: Tensor, labels: Tensor) -> tuple[str, ...]:
     """What about a model makes attacks look weaker than they are: a sentence each, none for a model that is fit.
 
-    Two forward passes and one backward pass over at most ``MOST`` of the images. The model, its gradients and the state
+    Two forward passes and one backward pass over at most ``MOST`` of the images; no backward one where a black box takes no
+    images that carry gradients. The model, its gradients and the state
     of torch's random generators are as before.
 
     Args:
@@ -102,14 +114,18 @@ def _passes(logits_fn: LogitFn, images: Tensor, labels: Tensor) -> tuple[Tensor,
     # Out of an ambient inference mode, which also turns gradients on.
     with torch.inference_mode(False), torch.random.fork_rng(devices):
         leaf = images.detach().clone().requires_grad_()
-        # Both with gradients, so that they run the same kernels.
-        first = logits_fn(leaf).detach()
+        # Both with gradients, so that they run the same kernels; but a black box may not take images that carry them.
+        try:
+            first = logits_fn(leaf)
+        except RuntimeError:
+            leaf = leaf.detach()
+            first = logits_fn(leaf)
         again = logits_fn(leaf)
         for logits in (first, again):
             check_logits(logits, len(images))
         loss = away_from(labels)(leaf, again, torch.arange(len(images), device=images.device)).sum()
-        slope = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
-    return first, again.detach(), slope
+        slope = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad and leaf.requires_grad else None
+    return first.detach(), again.detach(), slope
 
 
 def _squashed(logits: Tensor) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks.base import EPSILON, STOP, AttackOptions, Bound, Family, LogitFn
-from pipeline.attacks.checks import MOST, check_images, check_logits, check_mode, examine
+from pipeline.attacks.checks import MOST, check_images, check_logits, examine, refusing_training
 from pipeline.attacks.geometry import L2, LEVELS, SLACK, Linf, as_floats, round_to_bytes
 from pipeline.attacks.registry import family
 from pipeline.attacks.transforms import through_bytes
@@ -122,10 +122,9 @@ def attack_images(
     Raises:
         WhorlError: arrays that do not fit together, or an attack whose result is not finite.
         ClassifierError: logits of the wrong shape, not finite, without a finite gradient, of fewer than two classes, or
-            of fewer classes than the labels need; batch norms in training mode.
+            of fewer classes than the labels need; norms in training mode.
     """
     _check_inputs(images, labels, ids, batch_size)
-    check_mode(logits_fn)
     pixels = _origin(images, eight_bit)
     result = _untouched(pixels)
     if not len(images):
@@ -135,7 +134,8 @@ def attack_images(
     task = _Task(logits_fn, pixels, labels, family(options.family), options, family(options.family).bound(options), device)
     # An ambient inference_mode would make every tensor made here useless to autograd.
     with torch.inference_mode(False):
-        classes = _classify_clean(task, batch_size, result)
+        with refusing_training():
+            classes = _classify_clean(task, batch_size, result)
         attacked = np.flatnonzero(~result.skipped)
         advance(len(images) - len(attacked))
         draws = ImageRandom(seed, f"attack/{name}", ids)

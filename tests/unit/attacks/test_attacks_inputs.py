@@ -1,5 +1,6 @@
 """What ``attack_images`` refuses, each in a sentence: arrays, ids, models and batch sizes that cannot be what was meant."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -65,11 +66,68 @@ def test_arguments_that_are_of_another_kind_are_said() -> None:
         run(flat_model(3), IMAGES, ZEROS, FGSM, batch_size=-1)
 
 
-def test_a_model_whose_batch_norms_are_training_is_refused_untouched() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+@pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "inside a function"])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True)], ids=lambda norm: type(norm).__name__)
+def test_a_model_whose_norms_are_training_is_refused_untouched(norm: nn.Module, wrapped: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), copy.deepcopy(norm), nn.Flatten(), nn.Linear(144, 10))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ClassifierError, match=r"1 of its batch norms \(the first is 1\) are in training mode.*call eval\(\)"):
-        run(model, digits().images[:8], digits().labels[:8], FGSM)
+    with pytest.raises(ClassifierError, match=rf"a {type(norm).__name__} of it is in training mode.*call eval\(\)"):
+        run((lambda images: model(images)) if wrapped else model, digits().images[:8], digits().labels[:8], FGSM)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model(torch.zeros(2, 1, 8, 8))  # outside of an attack it may train
     model[1].eval()  # what else is in training mode makes no difference, or is found by the checks
     run(model, digits().images[:8], digits().labels[:8], FGSM)
+
+
+def test_an_instance_norm_that_keeps_nothing_may_be_in_any_mode() -> None:
+    model = nn.Sequential(nn.InstanceNorm2d(1), nn.Flatten(), nn.Linear(64, 10))
+    run(model, digits().images[:8], digits().labels[:8], FGSM)
+
+
+def test_a_model_that_returns_no_tensor_is_said() -> None:
+    with pytest.raises(ClassifierError, match=r"it returns a tuple, where a tensor of logits \(2, K\) was expected"):
+        run(lambda images: (flat_model(3)(images),), IMAGES, ZEROS, FGSM)  # type: ignore[arg-type, return-value]
+
+
+def squashed(images: Tensor) -> Tensor:
+    return digits().model(images).softmax(1)
+
+
+def noisy(images: Tensor) -> Tensor:
+    return digits().model(images) + 0.3 * torch.randn(len(images), 10)
+
+
+def half_dead(images: Tensor) -> Tensor:
+    dead = (torch.arange(len(images)) % 2 == 0)[:, None]
+    logits: Tensor = digits().model(images)
+    return torch.where(dead, logits.detach(), logits)
+
+
+@pytest.mark.parametrize(
+    ("logits_fn", "said"),
+    [
+        (digits().model, []),
+        (squashed, ["add up to 1 like probabilities"]),
+        (noisy, ["differ between two passes"]),
+        (half_dead, ["exactly zero on 8 of 16"]),
+    ],
+    ids=["fit", "squashed", "noisy", "half dead"],
+)
+def test_what_makes_an_attack_look_weak_comes_with_its_result(logits_fn: Callable[[Tensor], Tensor], said: list[str]) -> None:
+    warnings = run(logits_fn, digits().images[:40], digits().labels[:40], FGSM).warnings
+    assert len(warnings) == len(said) and all(part in sentence for part, sentence in zip(said, warnings, strict=True)), warnings
+
+
+def test_square_asks_a_black_box_that_is_no_torch_at_all() -> None:
+    weights = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+
+    def black_box(images: Tensor) -> Tensor:
+        return torch.from_numpy(images.numpy().reshape(len(images), -1) @ weights)
+
+    images = np.random.default_rng(1).integers(0, 256, (20, 3, 2, 2)).astype(np.uint8)
+    labels = black_box(torch.from_numpy(images).float() / 255).argmax(1).numpy()
+    square = {"family": "square", "norm": "linf", "epsilon": 0.3, "queries": 100, "p_init": 0.8, "schedule": 100, "targeted": False}
+    attacked = run(black_box, images, labels, square)
+    assert attacked.success.sum() > 5
+    (sentence,) = attacked.warnings
+    assert "carry no gradient" in sentence

@@ -106,6 +106,7 @@ def test_low_precision_returns_float32_and_leads_the_same_way() -> None:
     low, exact = for_steps(model, 3, "bfloat16")
     assert isinstance(low, LowPrecision) and isinstance(exact, Classifier)
     assert [type(each) for each in for_steps(model, 3, "float32")] == [Classifier]
+    assert batch_norms(model) and not any(map(batch_norms, (low, exact, *for_steps(model, 3, "float32"))))
     images = torch.rand((32, 3, 16, 16), generator=torch.Generator().manual_seed(4), requires_grad=True)
     with torch.no_grad():
         labels = model(images).argmax(1)
