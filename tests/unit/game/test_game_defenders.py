@@ -47,6 +47,7 @@ from pipeline.game.defenders import (
 )
 from pipeline.params.game import DisjointParams
 from pipeline.params.root import load_params
+from pipeline.random import ImageRandom
 from stages.whitebox import possible, shard_detector
 
 
@@ -88,6 +89,18 @@ def test_clean_images_are_flagged_as_often_as_promised(detector: CommitteeDetect
         assert rate <= ALPHA + 4 * np.sqrt(ALPHA * (1 - ALPHA) / 400), way
 
 
+def test_each_way_is_calibrated_on_draws_of_its_own(detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features]) -> None:
+    known = features(classifier, pictures(400, 2), pictures(400, 2))
+    names = [f"calibrate/{key}" for key in known.ids]
+    for way, draws in {
+        "static": StaticDraws(400, 3),
+        "fresh": ImageRandom(3, "game/fresh/0", names),
+        "keyed": ImageRandom(3, "game/keyed", names),
+    }.items():
+        scores = np.concatenate(list(defend(detector, classifier, fit, way, seed=3).calibration.groups.values()))
+        np.testing.assert_array_equal(np.sort(scores), np.sort(detector.scores(known.neurons, known.predicted, draws)))
+
+
 def test_each_way_draws_as_it_says() -> None:
     pixels = ["a", "b", "a"]
     static, keyed = (drawing(way, 5, pixels, 0).uniform("committee") for way in ("static", "keyed"))  # type: ignore[arg-type]
@@ -108,23 +121,30 @@ def test_keyed_draws_follow_from_the_pixels() -> None:
 
 
 def test_the_fixed_draws_are_told_apart_without_the_calibrating_images(
-    detector: CommitteeDetector, fit: dict[str, Features], tmp_path: Path
+    detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features], tmp_path: Path
 ) -> None:
+    """And the one that is chosen is the one that plays."""
     read = []
 
     class Stored:
+        class_names = ("a", "b", "c")
+
         def read_split(self, source: str, split: str) -> Features:
             read.append(split)
             return fit[source]
 
     arena = Arena(tmp_path, load_params().game.model_copy(update={"statics": 3}), ALPHA, {}, ShardStore(tmp_path))
-    vars(arena).update(features=Stored(), _detectors={OWN: detector})
+    known = features(classifier, pictures(400, 2), pictures(400, 2))
+    vars(arena).update(features=Stored(), _detectors={OWN: detector}, _calibrate=(known, fit[CLEAN].predicted))
     table, images = arena.tuned("sign"), fit["sign"]
     assert read == ["tune"] and table.column_names == ["success", "static0", "static1", "static2"]
     np.testing.assert_array_equal(table["success"], images.success)
     for number in range(3):
         draws = drawing("static", static_seed(arena.game.seed, number), images.ids, 0)
         np.testing.assert_array_equal(table[f"static{number}"], detector.scores(images.neurons, images.predicted, draws))
+        plays = arena.defender(OWN, "static", number)
+        limits, scores = plays.limits()[0][images.predicted], table[f"static{number}"].to_numpy()
+        np.testing.assert_array_equal(plays.chances(images.neurons, images.predicted), scores > limits)
     assert (table["static0"].to_numpy() != table["static1"].to_numpy()).any()
 
 
@@ -197,7 +217,9 @@ def test_the_stage_makes_a_detector_of_each_size(detector: CommitteeDetector, fi
     parts = {"two": DisjointParams(draw=5, parts=2), "layers": DisjointParams(draw=5, parts=(("hidden",), ("logits",)))}
     game = load_params().game.model_copy(update={"draws": (4,), "committees": (8,), "banks": (20, 10, 10_000), "disjoint": parts})
     bank, arena = detector.bank, Arena(tmp_path, game, ALPHA, {}, ShardStore(tmp_path))
-    stored = SimpleNamespace(stream=lambda sources, split: ((source, fit[source]) for source in sources))
+    stored = SimpleNamespace(
+        stream=lambda sources, split: ((source, fit[source]) for source in sources), class_names=("a", "b", "c"), layout=LAYOUT
+    )
     vars(arena).update(features=stored, bank=bank)
     largest = int(bank.sizes.max())
     run = StageRun()
@@ -223,6 +245,10 @@ def test_the_stage_makes_a_detector_of_each_size(detector: CommitteeDetector, fi
             np.testing.assert_array_equal(array, wanted)
         scores = every_score(made, fit["sign"].neurons, fit["sign"].predicted)
         assert np.isfinite(scores).all() and scores.shape[1] == t
+    for number in range(2):
+        shard = make(f"surrogate-{number}")
+        wanted = surrogate(arena.stream, LAYOUT, CLASSES, PARAMS, FINGERPRINTS, SELECTION, game.seed, number)
+        np.testing.assert_array_equal(detector_from(shard.arrays, shard.about).committees.members, wanted.committees.members)
 
 
 def test_a_detector_comes_back_from_its_arrays(detector: CommitteeDetector, fit: dict[str, Features]) -> None:
