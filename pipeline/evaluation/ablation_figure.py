@@ -19,13 +19,15 @@ def ablation_figure(study: AblationStudy) -> Figure:
     with style():
         figure = canvas(1.4 + 0.34 * max(len(rows), 1), width=5.6)
         ax = figure.subplots()
-        for place, (measure, label) in enumerate({"fitted": "attacks of the fit", "unseen": f"new attacks ({study.held_out})"}.items()):
+        for place, (measure, label) in enumerate(
+            {"fitted": "attacks of the fit", "unseen": f"attacks not in the fit ({study.held_out} left out of it)"}.items()
+        ):
             _points(ax, [row[f"{measure}_change"] for row in rows], place, label)
         ax.set_xscale("symlog", linthresh=SMALL)
         ax.axvline(0, color=MUTED, linewidth=1, linestyle="--")
         ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
         ax.set_ylim(len(rows) - 0.4, -0.6)
-        ax.set_xlabel("detected, points more or less than as it is")
+        ax.set_xlabel(f"detected, points more or less than as it is (log scale beyond {SMALL:g})")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0"))
         ax.grid(visible=False, axis="y")
         figure.legend(loc="outside lower center", ncols=2)

@@ -95,7 +95,7 @@ def _signed(share: float | None) -> str:
 
 
 def _judged(apart: Rate | None, luck: float) -> str:
-    if apart is None or abs(apart.value) <= luck:
+    if apart is None or round(abs(apart.value), 3) <= round(luck, 3):  # as both are told, in tenths of points
         return "open"
     low, high = (apart.value if end is None else end for end in (apart.low, apart.high))  # no resample differs from it
     return "less" if high < 0 else "more" if low > 0 else "open"

@@ -198,7 +198,7 @@ def _histogram(ax: Axes, clean: Floats, attacked: Floats, edges: Floats) -> None
             shares = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
             ax.stairs(shares, edges, fill=True, facecolor=colour, alpha=0.28)
             ax.stairs(shares, edges, edgecolor=colour, linewidth=1.4, hatch=hatch)
-    for side, beyond, at in (("left", attacked < edges[0], 0.01), ("right", attacked > edges[-1], 0.99)):
+    for side, beyond, at in (("left", attacked < edges[0], 0.035), ("right", attacked > edges[-1], 0.965)):
         if len(attacked) and beyond.mean() >= 0.005:
             text = f"{percent(float(beyond.mean()), 0)} further {side}"
             ax.text(at, 0.93, text, transform=ax.transAxes, ha="left" if side == "left" else "right", va="top", fontsize=8, color=MUTED)

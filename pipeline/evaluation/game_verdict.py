@@ -58,10 +58,11 @@ def paragraph(
         if ranges[who] is not None
     ]
     if filtering:
-        ends = {who: _range([rate(game, f"{attack}.{kind}.accepted") for attack in attacks]) for who, kind in kinds.items()}
+        ends = {who: [rate(game, f"{attack}.{kind}.accepted") for attack in attacks] for who, kind in kinds.items()}
+        looked = _range([found for who in FILTERING.values() for found in ends[who]])
         said.append(
             f"Of images that passed {looks} looks at a copy of the guard before they are sent, it stops {_listed(filtering)}; "
-            f"{ends['bank']} of the images tried then end as an accepted wrong label, {ends['plain']} without any look."
+            f"{looked} of the images tried then end as an accepted wrong label, {_range(ends['plain'])} without any look."
         )
     return " ".join([*said, *_fitted(game, bound, tries, queries, keyed=keyed)])
 

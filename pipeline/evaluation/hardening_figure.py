@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pipeline.evaluation.hardening_study import HardeningStudy
-from pipeline.evaluation.plotting import MARKERS, SERIES, UNIT, canvas, style
-from pipeline.evaluation.strokes import dash
+from pipeline.evaluation.plotting import SERIES, UNIT, canvas, style
+from pipeline.evaluation.strokes import dash, marker
 
 
 def hardening_figure(study: HardeningStudy) -> Figure:
@@ -20,8 +20,8 @@ def hardening_figure(study: HardeningStudy) -> Figure:
         for place, attack in enumerate(study.attacks):
             _line(accepted, study, attack, "accepted_evenly", place)
             _line(detected, study, attack, "detected_evenly", place)
+        accepted.set_ylim(bottom=0)
         for ax in (accepted, detected):
-            ax.set_ylim(bottom=0)
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=UNIT))
         detected.set_xlabel("round (0: the detector as the chain fits it)")
         detected.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -41,7 +41,7 @@ def _line(ax: Axes, study: HardeningStudy, name: str, measure: str, place: int) 
         values,
         yerr=np.maximum([values - low, high - values], 0.0),
         color=SERIES[place % len(SERIES)],
-        marker=MARKERS[place % len(MARKERS)],
+        marker=marker(place),
         linestyle=dash(place),
         capsize=2.5,
         elinewidth=1.1,

@@ -12,7 +12,7 @@ from pipeline.evaluation.plotting import ATTACKED, CLEAN, INK, MUTED, UNIT, canv
 
 TITLES = {
     "fitted": "Attacks of the fit",
-    "unseen": "A family left out of the fit",
+    "unseen": "Attacks not in the fit",
     "after_looks": "After looks at a copy (100 % if none passes)",
 }
 

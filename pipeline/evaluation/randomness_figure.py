@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from pipeline.evaluation.game_headline import Size
-from pipeline.evaluation.plotting import MARKERS, SERIES, SIZES_TOLD, UNIT, canvas, style
+from pipeline.evaluation.plotting import SERIES, SIZES_TOLD, UNIT, canvas, style
 from pipeline.evaluation.randomness import Randomness
+from pipeline.evaluation.strokes import marker
 
 
 def randomness_figure(found: Sequence[Randomness], own: Size, looks: int) -> Figure:
@@ -49,7 +50,7 @@ def _points(ax: Axes, pairs: Sequence[tuple[float | None, float | None]], place:
         [x for x, _ in known],
         [y for _, y in known],
         color=SERIES[place % len(SERIES)],
-        marker=MARKERS[(place + place // len(SERIES)) % len(MARKERS)],  # other pairs once the colours are through
+        marker=marker(place),
         linestyle="none",
         markersize=5.5,
         alpha=0.85,

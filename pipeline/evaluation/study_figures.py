@@ -22,7 +22,10 @@ def transfer_heatmap(study: TransferStudy, alpha: float) -> Figure:
     with style():
         figure = canvas(2.3 + 0.54 * len(fits), width=5.6)
         panels = figure.subplots(2, 1, sharex=True)
-        measures = {"area under the ROC curve": "auroc", f"detected at {percent(alpha)} false alarms": f"tpr_at_{level(alpha)}"}
+        measures = {
+            "area under the ROC curve": "auroc",
+            f"detected at {percent(alpha)} false alarms (in\N{NO-BREAK SPACE}%)": f"tpr_at_{level(alpha)}",
+        }
         for ax, (title, measure) in zip(panels, measures.items(), strict=True):
             ax.set_title(title)
             _cells(ax, study, measure)
@@ -41,7 +44,7 @@ def _cells(ax: Axes, study: TransferStudy, measure: str) -> None:
     for row, column in product(range(len(fits)), range(len(attacks))):
         value = values[row, column]
         ink = MUTED if np.isnan(value) else "#ffffff" if value < 0.55 else "#000000"
-        text = "–" if np.isnan(value) else f"{value:.3f}" if measure == "auroc" else percent(value, 0)
+        text = "–" if np.isnan(value) else f"{value:.3f}" if measure == "auroc" else percent(value, 0).removesuffix(UNIT)
         ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=ink)
         if unseen(attacks[column], study.fits[fits[row]], study.families):
             ax.add_patch(Rectangle((column + 0.04, row + 0.06), 0.92, 0.88, fill=False, edgecolor=ATTACKED, linewidth=1.8))
@@ -79,7 +82,7 @@ def _redraws(ax: Axes, study: PromiseStudy) -> None:
     highest = max((value for alpha, rates in study.rates.items() for value in (alpha, *rates)), default=1.0)
     ax.set(xlim=(0.3, most + 3.6), ylim=(-0.03 * highest, 1.3 * highest), xlabel="redraw of the splits")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=UNIT))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xticks([tick for tick in MaxNLocator(integer=True).tick_values(1, most) if 1 <= tick <= most])
     ax.legend(loc="upper left", ncols=2, bbox_to_anchor=(0, 1), borderaxespad=0.2)
 
 
@@ -99,6 +102,7 @@ def _corruptions(ax: Axes, study: PromiseStudy, alpha: float) -> None:
     most = max((value.high if value.high is not None else value.value for _, value, _ in found if value is not None), default=alpha)
     ax.axvline(alpha, color=MUTED, linewidth=1, linestyle="--")
     ax.set_yticks(range(len(found)), [name if name != "none" else "unchanged" for name, _, _ in found])
+    ax.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, most) if tick <= 1])
     ax.set(xlim=(0, max(1.9 * most, 2 * alpha)), ylim=(len(found) - 0.4, -0.6), xlabel="clean images flagged")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=UNIT))
     ax.grid(visible=False, axis="y")

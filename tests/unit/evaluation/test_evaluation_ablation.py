@@ -106,6 +106,9 @@ def test_of_less_than_other_seeds_move_nothing_is_said() -> None:
     moved = {**study.metrics, "other_seeds.fitted_change": -0.06}
     said = ablation_sentence(replace(study, metrics=moved), 0.05)
     assert "it detects less: linear" in said and "more:" not in said and "told of: other seeds, half the draw" in said
+    for change, told in ((0.0598, False), (0.0606, True)):  # as told, 6.0 and 6.1 points
+        nearly = {**moved, "half_the_draw.fitted_change": change}
+        assert ("more: half the draw" in ablation_sentence(replace(study, metrics=nearly), 0.05)) == told
     without = replace(study, changes={name: of for name, of in study.changes.items() if name != "other_seeds"})
     assert "How much the luck of a seed moves it was not measured." in ablation_sentence(without, 0.05)
 

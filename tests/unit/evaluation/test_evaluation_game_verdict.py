@@ -14,7 +14,7 @@ from pipeline.evaluation.randomness import Randomness, randomness
 from pipeline.evaluation.randomness_figure import randomness_figure
 from pipeline.evaluation.report import render_report
 from pipeline.evaluation.report_rows import game_rows, game_says, sent_figures
-from pipeline.evaluation.strokes import dash
+from pipeline.evaluation.strokes import dash, marker
 
 CELLS = fake.game_cells()
 ATTACKS = list(fake.SHIFTS)
@@ -59,6 +59,10 @@ def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
     for who in ("fresh", "static", *FILTERS):
         shares = [GAME.headline[f"{attack}.{who}"] for attack in ATTACKS]
         assert f"{percent(min(shares))} to {percent(max(shares))}" in text, who  # type: ignore[type-var, arg-type]
+    ends = [GAME.headline[f"{attack}.{who}.accepted"] for attack in ATTACKS for who in FILTERS]
+    plain = [GAME.headline[f"{attack}.fresh.accepted"] for attack in ATTACKS]
+    low, high, least, most = (percent(end(each)) for each in (ends, plain) for end in (min, max))  # type: ignore[type-var, arg-type]
+    assert f"; {low} to {high} of the images tried then end as an accepted wrong label, {least} to {most} without any look" in text
     strongest = GAME.headline["descend.traded_0.5.bank.fresh.accepted"]
     assert f"; {percent(strongest)} (" in text and "by descending within L∞ 8/255 on the guard's own score" in text  # type: ignore[arg-type]
     assert "8 looks" in text and "At 5\N{NO-BREAK SPACE}% false alarms" in text
@@ -273,3 +277,4 @@ def test_a_panel_says_from_which_look_on_nothing_is_sent() -> None:
 
 def test_no_two_of_many_lines_look_the_same() -> None:
     assert len({(SERIES[place % len(SERIES)], dash(place)) for place in range(32)}) == 32
+    assert len({(SERIES[place % len(SERIES)], marker(place)) for place in range(64)}) == 64
