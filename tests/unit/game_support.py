@@ -1,5 +1,7 @@
 """A made world for the game: a small classifier, its features, and banks whose fingerprints can be told apart."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -17,7 +19,10 @@ from pipeline.game.defenders import (
 from pipeline.params.detectors import CommitteeDetectorParams
 from pipeline.params.fingerprints import FingerprintParams
 from pipeline.params.game import DescendParams
+from pipeline.params.root import load_params
 
+SHIPPED = load_params(Path(__file__).resolve().parents[2] / "presets/digits.yaml")
+"""The default's, whatever params.yaml has been changed to."""
 CLASSES, SIDE, HIDDEN = 3, 6, 40
 LAYOUT = Layout(("hidden", "logits"), (0, HIDDEN, HIDDEN + CLASSES))
 POOL = {"hidden": np.arange(HIDDEN), "logits": np.arange(CLASSES)}

@@ -6,6 +6,7 @@ from itertools import permutations, product
 import numpy as np
 import pyarrow as pa
 import pytest
+from game_support import SHIPPED
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -15,7 +16,6 @@ from pipeline.evaluation.game import Play, filtered, plain, resubmitted
 from pipeline.evaluation.game_headline import Size, size_of
 from pipeline.game.cells import Cell, Looked, crafted, spread, without_the_classifier
 from pipeline.params.game import DisjointParams
-from pipeline.params.root import load_params
 from stages.whitebox import best_static, cached, live, plan_detectors, variants
 
 N = 50
@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 SUCCESS = RNG.random(N) < 0.7
 FRESH, KEYED, COPY, ANOTHER = (RNG.random(N) for _ in range(4))
 STATIC = (RNG.random(N) < 0.5).astype(float)
-GAME = load_params().game
+GAME = SHIPPED.game
 PARTS = {"thirds": DisjointParams(draw=12, parts=3)}
 CELL = Cell("fresh", 60, 200, 1000, "", "nothing", "plain", "pgd", 0)
 CHANCES = {"fresh": FRESH, "keyed": KEYED, "static": STATIC}
@@ -140,7 +140,7 @@ def test_who_spreads_the_looks_lets_no_more_through_than_who_looks_at_random(par
 
 
 def test_detectors_vary_in_one_thing_at_a_time() -> None:
-    own = load_params().detectors["joint"]
+    own = SHIPPED.detectors["joint"]
     m, t = own.draw, own.committees  # type: ignore[union-attr]
     game = GAME.model_copy(update={"draws": (20, m, 30), "committees": (35, t), "banks": (250, 100, 300, 301, m, 7), "disjoint": PARTS})
     assert variants(game, own, 300) == {  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_each_detector_s_cells_have_its_size_and_its_chances(monkeypatch: pytest
         GAME.model_copy(update={"draws": (20,), "committees": (35,), "banks": (100, 61), "disjoint": PARTS, "surrogates": 2}),
         np.random.default_rng(1),
     )
-    sizes, known = variants(game, load_params().detectors["joint"], 300), {}  # type: ignore[arg-type]
+    sizes, known = variants(game, SHIPPED.detectors["joint"], 300), {}  # type: ignore[arg-type]
     for name in (*sizes, *surrogates(game)):
         for source in ("clean", "pgd"):
             drawn = {way: rng.random(N) for way in ("fresh", "keyed", "static")}
@@ -197,7 +197,7 @@ def test_a_detector_from_another_seed_or_of_other_parts_is_another_shard(monkeyp
             return {f"{source}.{split}": "hash" for source in sources for split in splits}
 
     monkeypatch.setattr("stages.whitebox.FeatureSet.open", lambda folder: Stored())
-    params = load_params()
+    params = SHIPPED
 
     def planned(seed: int, parts: int = 3) -> dict[str, str]:
         game = GAME.model_copy(

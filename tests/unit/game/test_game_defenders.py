@@ -17,6 +17,7 @@ from game_support import (
     PARAMS,
     POOL,
     SELECTION,
+    SHIPPED,
     defend,
     features,
     labels_of,
@@ -46,7 +47,6 @@ from pipeline.game.defenders import (
     thinned,
 )
 from pipeline.params.game import DisjointParams
-from pipeline.params.root import load_params
 from pipeline.random import ImageRandom
 from stages.whitebox import possible, shard_detector
 
@@ -133,7 +133,7 @@ def test_the_fixed_draws_are_told_apart_without_the_calibrating_images(
             read.append(split)
             return fit[source]
 
-    arena = Arena(tmp_path, load_params().game.model_copy(update={"statics": 3}), ALPHA, {}, ShardStore(tmp_path))
+    arena = Arena(tmp_path, SHIPPED.game.model_copy(update={"statics": 3}), ALPHA, {}, ShardStore(tmp_path))
     known = features(classifier, pictures(400, 2), pictures(400, 2))
     vars(arena).update(features=Stored(), _detectors={OWN: detector}, _calibrate=(known, fit[CLEAN].predicted))
     table, images = arena.tuned("sign"), fit["sign"]
@@ -215,7 +215,7 @@ def test_every_fingerprint_of_a_layer_is_as_likely_to_be_kept() -> None:
 
 def test_the_stage_makes_a_detector_of_each_size(detector: CommitteeDetector, fit: dict[str, Features], tmp_path: Path) -> None:
     parts = {"two": DisjointParams(draw=5, parts=2), "layers": DisjointParams(draw=5, parts=(("hidden",), ("logits",)))}
-    game = load_params().game.model_copy(update={"draws": (4,), "committees": (8,), "banks": (20, 10, 10_000), "disjoint": parts})
+    game = SHIPPED.game.model_copy(update={"draws": (4,), "committees": (8,), "banks": (20, 10, 10_000), "disjoint": parts})
     bank, arena = detector.bank, Arena(tmp_path, game, ALPHA, {}, ShardStore(tmp_path))
     stored = SimpleNamespace(
         stream=lambda sources, split: ((source, fit[source]) for source in sources), class_names=("a", "b", "c"), layout=LAYOUT
@@ -261,7 +261,7 @@ def test_a_detector_comes_back_from_its_arrays(detector: CommitteeDetector, fit:
 def test_a_copy_whose_draw_is_fixed_is_looked_at_once(
     against: str, looks: int, detector: CommitteeDetector, classifier: Classifier, fit: dict[str, Features], tmp_path: Path
 ) -> None:
-    game, clean = load_params().game.model_copy(update={"descend": DESCEND, "headline": 8}), pictures(40, 6)
+    game, clean = SHIPPED.game.model_copy(update={"descend": DESCEND, "headline": 8}), pictures(40, 6)
     arena = Arena(tmp_path, game, ALPHA, {}, ShardStore(tmp_path))
     known = features(classifier, pictures(400, 2), pictures(400, 2))
     stored = SimpleNamespace(pool=POOL, class_names=("a", "b", "c"))

@@ -11,6 +11,7 @@ from game_support import (
     ALPHA,
     PARAMS,
     POOL,
+    SHIPPED,
     features,
     marked,
     pictures,
@@ -28,7 +29,6 @@ from pipeline.game.defenders import (
 )
 from pipeline.game.disjoint import disjoint, divided, shortage
 from pipeline.params.game import DisjointParams
-from pipeline.params.root import load_params
 from pipeline.random import generator
 
 
@@ -113,7 +113,7 @@ def test_the_chances_of_parts_are_those_of_their_committees(
 
     given = DisjointParams(draw=5, parts=2)
     made = disjoint(stream, detector.bank, PARAMS, ["sign"], given, 7)
-    arena = Arena(tmp_path, load_params().game.model_copy(update={"disjoint": {"two": given}}), ALPHA, {}, ShardStore(tmp_path))
+    arena = Arena(tmp_path, SHIPPED.game.model_copy(update={"disjoint": {"two": given}}), ALPHA, {}, ShardStore(tmp_path))
     clean = features(classifier, pictures(400, 2), pictures(400, 2))
     shown = fit["sign"].where(np.arange(900) < 80)
     stored = SimpleNamespace(pool=POOL, class_names=("a", "b", "c"), read_split=lambda source, split: shown)
