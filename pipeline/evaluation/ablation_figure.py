@@ -27,7 +27,7 @@ def ablation_figure(study: AblationStudy) -> Figure:
         ax.axvline(0, color=MUTED, linewidth=1, linestyle="--")
         ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
         ax.set_ylim(len(rows) - 0.4, -0.6)
-        ax.set_xlabel(f"detected, points more or less than as it is (log scale beyond {SMALL:g})")
+        ax.set_xlabel(f"change of detection, in points (log scale beyond {SMALL:g})")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0"))
         ax.grid(visible=False, axis="y")
         figure.legend(loc="outside lower center", ncols=2)

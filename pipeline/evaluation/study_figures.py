@@ -45,7 +45,7 @@ def _cells(ax: Axes, study: TransferStudy, measure: str) -> None:
         value = values[row, column]
         ink = MUTED if np.isnan(value) else "#ffffff" if value < 0.55 else "#000000"
         text = "–" if np.isnan(value) else f"{value:.3f}" if measure == "auroc" else percent(value, 0).removesuffix(UNIT)
-        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=ink)
+        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=min(8.5, 72 / len(attacks)), color=ink)
         if unseen(attacks[column], study.fits[fits[row]], study.families):
             ax.add_patch(Rectangle((column + 0.04, row + 0.06), 0.92, 0.88, fill=False, edgecolor=ATTACKED, linewidth=1.8))
     ax.set(xlim=(0, len(attacks)), ylim=(len(fits), 0))
