@@ -5,6 +5,7 @@ ensemble of diverse parameter-free attacks", ICML 2020, as extended in its repos
 attacks fail for another reason than that it is robust.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,30 +61,41 @@ def check_logits(logits: Tensor, count: int) -> None:
 
 
 @contextmanager
-def refusing_training() -> Iterator[None]:
-    """Within it a pass through a norm that is training raises ClassifierError before the norm is run, inside whatever callable it is.
+def refusing_training(*logits_fns: LogitFn) -> Iterator[None]:
+    """Raises ClassifierError for a module of which a norm is training; within it also where one is called, inside a function or not.
 
-    A batch norm would tell an image's class by the other images of its batch, and every pass would change what a norm knows.
+    A batch norm would tell an image's class by the other images of its batch, and every pass would change what a norm knows. What a
+    function has compiled, or computes without modules, is not seen.
     """
+    for module in (each for logits_fn in logits_fns if isinstance(logits_fn, nn.Module) for each in logits_fn.modules()):
+        _check_mode(module)
+    here = threading.get_ident()  # the hook is every thread's, and others may train
 
     def refuse(module: nn.Module, _: Any) -> None:
-        learns = isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and module.track_running_stats)
-        if learns and module.training:
-            raise ClassifierError(
-                f"classifier: a {type(module).__name__} of it is in training mode, where evaluation mode was expected: call eval() on "
-                "the model first."
-            )
+        if threading.get_ident() == here:
+            _check_mode(module)
 
     with register_module_forward_pre_hook(refuse):
         yield
 
 
+def _check_mode(module: nn.Module) -> None:
+    """Raises ClassifierError for a norm that is training, itself or scripted; not for what holds one."""
+    kind = module.original_name if isinstance(module, torch.jit.ScriptModule) else type(module).__name__
+    scripted = isinstance(module, torch.jit.ScriptModule) and kind.startswith("BatchNorm")
+    keeps = isinstance(module, _NormBase) and module.track_running_stats
+    if module.training and (scripted or keeps or isinstance(module, _BatchNorm)):
+        raise ClassifierError(
+            f"classifier: a {kind} of it is in training mode, where evaluation mode was expected: call eval() on the model first."
+        )
+
+
 def examine(logits_fn: LogitFn, images: Tensor, labels: Tensor) -> tuple[str, ...]:
     """What about a model makes attacks look weaker than they are: a sentence each, none for a model that is fit.
 
-    Two forward passes and one backward pass over at most ``MOST`` of the images; no backward one where a black box takes no
-    images that carry gradients. The model, its gradients and the state
-    of torch's random generators are as before.
+    Two forward passes and one backward pass over at most ``MOST`` of the images; where a black box takes no images that carry
+    gradients, a third forward pass in place of the backward one. The model, its gradients and the state of torch's random
+    generators are as before.
 
     Args:
         logits_fn: the model, in evaluation mode.
@@ -117,7 +129,9 @@ def _passes(logits_fn: LogitFn, images: Tensor, labels: Tensor) -> tuple[Tensor,
         # Both with gradients, so that they run the same kernels; but a black box may not take images that carry them.
         try:
             first = logits_fn(leaf)
-        except RuntimeError:
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, BufferError):  # NumPy's, and DLPack's
             leaf = leaf.detach()
             first = logits_fn(leaf)
         again = logits_fn(leaf)

@@ -134,7 +134,7 @@ def attack_images(
     task = _Task(logits_fn, pixels, labels, family(options.family), options, family(options.family).bound(options), device)
     # An ambient inference_mode would make every tensor made here useless to autograd.
     with torch.inference_mode(False):
-        with refusing_training():
+        with refusing_training(logits_fn, *steps_fns):
             classes = _classify_clean(task, batch_size, result)
         attacked = np.flatnonzero(~result.skipped)
         advance(len(images) - len(attacked))

@@ -63,7 +63,7 @@ def ablation_sentence(study: AblationStudy, alpha: float) -> str:
     seeds = (
         "How much the luck of a seed moves it was not measured."
         if luck is None
-        else f"Other seeds alone moved it by up to {100 * luck:.1f} points, so of less than that nothing is said."
+        else f"Other seeds alone moved it by up to {100 * luck:.1f} points, so nothing is said of changes up to that."
     )
     return f"{opening}, the mean over the attacks of the fit. With one thing changed, in points: it {'; '.join(said)}. {seeds}"
 
@@ -94,8 +94,13 @@ def _signed(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")
 
 
+def _told(share: float) -> float:
+    """Its size as it is written, in tenths of points."""
+    return float(f"{100 * abs(share):.1f}")
+
+
 def _judged(apart: Rate | None, luck: float) -> str:
-    if apart is None or round(abs(apart.value), 3) <= round(luck, 3):  # as both are told, in tenths of points
+    if apart is None or _told(apart.value) <= _told(luck):
         return "open"
     low, high = (apart.value if end is None else end for end in (apart.low, apart.high))  # no resample differs from it
     return "less" if high < 0 else "more" if low > 0 else "open"

@@ -102,7 +102,7 @@ def _corruptions(ax: Axes, study: PromiseStudy, alpha: float) -> None:
     most = max((value.high if value.high is not None else value.value for _, value, _ in found if value is not None), default=alpha)
     ax.axvline(alpha, color=MUTED, linewidth=1, linestyle="--")
     ax.set_yticks(range(len(found)), [name if name != "none" else "unchanged" for name, _, _ in found])
-    ax.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, most) if tick <= 1])
+    ax.set_xticks(MaxNLocator(5).tick_values(0, most))  # none beyond what there is, though the labels need room there
     ax.set(xlim=(0, max(1.9 * most, 2 * alpha)), ylim=(len(found) - 0.4, -0.6), xlabel="clean images flagged")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=UNIT))
     ax.grid(visible=False, axis="y")

@@ -1,6 +1,7 @@
 """What ``attack_images`` refuses, each in a sentence: arrays, ids, models and batch sizes that cannot be what was meant."""
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -66,17 +67,52 @@ def test_arguments_that_are_of_another_kind_are_said() -> None:
         run(flat_model(3), IMAGES, ZEROS, FGSM, batch_size=-1)
 
 
-@pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "inside a function"])
+@pytest.mark.parametrize("wrapped", [lambda model: model, lambda model: lambda images: model(images)], ids=["as it is", "in a function"])
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True)], ids=lambda norm: type(norm).__name__)
-def test_a_model_whose_norms_are_training_is_refused_untouched(norm: nn.Module, wrapped: bool) -> None:
+def test_a_model_whose_norms_are_training_is_refused_untouched(
+    norm: nn.Module, wrapped: Callable[[nn.Module], Callable[[Tensor], Tensor]]
+) -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), copy.deepcopy(norm), nn.Flatten(), nn.Linear(144, 10))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ClassifierError, match=rf"a {type(norm).__name__} of it is in training mode.*call eval\(\)"):
-        run((lambda images: model(images)) if wrapped else model, digits().images[:8], digits().labels[:8], FGSM)
+        run(wrapped(model), digits().images[:8], digits().labels[:8], FGSM)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     model(torch.zeros(2, 1, 8, 8))  # outside of an attack it may train
     model[1].eval()  # what else is in training mode makes no difference, or is found by the checks
     run(model, digits().images[:8], digits().labels[:8], FGSM)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("made", [lambda model: torch.compile(model, backend="eager"), torch.jit.script], ids=["compiled", "scripted"])
+def test_a_compiled_model_whose_norms_are_training_is_refused(made: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+    changed = made(model)
+    with torch.no_grad():
+        changed(torch.zeros(2, 1, 8, 8))  # compiled once, it runs no hooks any more
+    with pytest.raises(ClassifierError, match="a BatchNorm2d of it is in training mode"):
+        run(changed, digits().images[:8], digits().labels[:8], FGSM)
+    with pytest.raises(ClassifierError, match="a BatchNorm2d of it is in training mode"):
+        run(digits().model, digits().images[:8], digits().labels[:8], FGSM, steps_fns=[changed])
+
+
+def test_another_thread_may_train_meanwhile() -> None:
+    other, failed = nn.BatchNorm2d(1), []
+
+    def train() -> None:
+        try:
+            other(torch.zeros(2, 1, 8, 8))
+        except ClassifierError as error:
+            failed.append(error)
+
+    def model(images: Tensor) -> Tensor:
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+        logits: Tensor = digits().model(images)
+        return logits
+
+    run(model, digits().images[:8], digits().labels[:8], FGSM)
+    assert not failed and other.num_batches_tracked
 
 
 def test_an_instance_norm_that_keeps_nothing_may_be_in_any_mode() -> None:
@@ -118,14 +154,15 @@ def test_what_makes_an_attack_look_weak_comes_with_its_result(logits_fn: Callabl
     assert len(warnings) == len(said) and all(part in sentence for part, sentence in zip(said, warnings, strict=True)), warnings
 
 
-def test_square_asks_a_black_box_that_is_no_torch_at_all() -> None:
-    weights = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+@pytest.mark.parametrize("read", [Tensor.numpy, np.from_dlpack], ids=["numpy", "dlpack"])
+def test_square_asks_a_black_box_that_takes_no_gradients(read: Callable[[Tensor], npt.NDArray[np.float32]]) -> None:
+    weights, scale = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32), nn.Parameter(torch.ones(3))
 
     def black_box(images: Tensor) -> Tensor:
-        return torch.from_numpy(images.numpy().reshape(len(images), -1) @ weights)
+        return torch.from_numpy(read(images).reshape(len(images), -1) @ weights) * scale  # gradients, but none to the images
 
     images = np.random.default_rng(1).integers(0, 256, (20, 3, 2, 2)).astype(np.uint8)
-    labels = black_box(torch.from_numpy(images).float() / 255).argmax(1).numpy()
+    labels = black_box(torch.from_numpy(images) / 255).argmax(1).numpy()
     square = {"family": "square", "norm": "linf", "epsilon": 0.3, "queries": 100, "p_init": 0.8, "schedule": 100, "targeted": False}
     attacked = run(black_box, images, labels, square)
     assert attacked.success.sum() > 5

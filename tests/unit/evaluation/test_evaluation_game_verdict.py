@@ -27,7 +27,7 @@ def row(**wanted: object) -> dict:
     return found
 
 
-def said(**changes: object) -> str:
+def said(figures: dict[str, float | None] | None = None, **changes: object) -> str:
     values = {
         "alpha": 0.05,
         "looks": 8,
@@ -38,7 +38,7 @@ def said(**changes: object) -> str:
         "played": "joint",
         "guarding": "joint",
     }
-    return paragraph(GAME.headline, ATTACKS, **values | changes)  # type: ignore[arg-type]
+    return paragraph(GAME.headline if figures is None else figures, ATTACKS, **values | changes)  # type: ignore[arg-type]
 
 
 def test_the_headline_takes_its_figures_from_the_guard_s_own_cells() -> None:
@@ -62,6 +62,9 @@ def test_the_paragraph_says_the_least_and_the_most_of_each_kind() -> None:
     ends = [GAME.headline[f"{attack}.{who}.accepted"] for attack in ATTACKS for who in FILTERS]
     plain = [GAME.headline[f"{attack}.fresh.accepted"] for attack in ATTACKS]
     low, high, least, most = (percent(end(each)) for each in (ends, plain) for end in (min, max))  # type: ignore[type-var, arg-type]
+    for who in FILTERS:  # whoever gets most
+        told = said({**GAME.headline, f"{ATTACKS[0]}.{who}.accepted": 0.987})
+        assert f" to {percent(0.987)} of the images tried then end as an accepted wrong label" in told
     assert f"; {low} to {high} of the images tried then end as an accepted wrong label, {least} to {most} without any look" in text
     strongest = GAME.headline["descend.traded_0.5.bank.fresh.accepted"]
     assert f"; {percent(strongest)} (" in text and "by descending within L∞ 8/255 on the guard's own score" in text  # type: ignore[arg-type]

@@ -261,8 +261,11 @@ def test_the_presets_are_good(preset: Path) -> None:
 
 def test_the_default_is_the_digits_preset() -> None:
     """As committed: in a working copy it is its user's to change."""
-    shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=PROJECT, capture_output=True, check=True)
-    assert shown.stdout == (PROJECT / "presets/digits.yaml").read_bytes()
+    names = ("params.yaml", "presets/digits.yaml")
+    shown = [subprocess.run(["git", "show", f"HEAD:{name}"], cwd=PROJECT, capture_output=True, check=False) for name in names]
+    if any(each.returncode for each in shown):
+        pytest.skip("not a git repository")
+    assert shown[0].stdout == shown[1].stdout
 
 
 @pytest.mark.parametrize("draw", [1, 99])
